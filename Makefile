@@ -1,0 +1,81 @@
+# Everything happens in .venv, which is built from requirements.lock and nothing else. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+
+# The first Python that will do. `make PYTHON=/path/to/python3.12 ...` chooses another.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+
+# dvc.yaml says `python`: the one in .venv. A Python in .venv is called by its path, not through the scripts beside it,
+# because those name the folder in which they were installed and a checkout may move.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONPATH := src
+export MLFLOW_DISABLE_TELEMETRY := true
+RUN := .venv/bin/python -m
+
+# Which commit `make check` compares with, and how another data set is chosen.
+REV ?= HEAD
+BATCHES = -S models.cnn.batch_size=$(1) -S models.compact.batch_size=$(1)
+OVERRIDES_digits := -S split.validation=200 $(call BATCHES,20)
+OVERRIDES = -S fetch.dataset=$(DATASET) $(or $(OVERRIDES_$(DATASET)),-S split.validation=5000 $(call BATCHES,200))
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: repro
+repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
+	@$(RUN) mnistflow.params
+	@$(if $(DATASET),$(RUN) dvc exp run $(OVERRIDES),$(RUN) dvc repro)
+	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+	@$(MAKE) --no-print-directory compare
+	@echo
+	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make ui, make check'
+
+.PHONY: compare
+compare: .venv/ready ## `dvc metrics diff` of the selected model against the dense baseline
+	@$(RUN) dvc exp remove --quiet baseline 2>/dev/null || true
+	@$(RUN) dvc exp run --quiet --temp --name baseline --set-param evaluate.model=dense >/dev/null
+	@echo
+	@echo 'The baseline experiment (dense) against the workspace:'
+	@$(RUN) dvc metrics diff baseline --targets metrics/selected.json
+
+.PHONY: check
+check: .venv/ready ## the gate: fails when the selected model misses its target or got worse (REV=main: than there)
+	@$(RUN) mnistflow.gate $(REV)
+
+.PHONY: ui
+ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000
+	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+	@$(RUN) mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+
+.PHONY: plots
+plots: .venv/ready ## interactive curves and confusion matrices as a page: dvc_plots/index.html
+	@$(RUN) dvc plots show
+
+.PHONY: test
+test: .venv/ready ## lint, types and tests
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) pytest
+
+.PHONY: lock
+lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with the newest versions that fit
+	@$(RUN) uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+
+.PHONY: clean
+clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
+	rm -rf data models evaluation dvc_plots .cache .mypy_cache .pytest_cache .ruff_cache
+	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
+
+# uv comes from the lock too, by pip, and installs the rest: bytecode included, because an import of TensorFlow without
+# it takes three times as long where Python may not write it later.
+.venv/ready: requirements.lock
+	@test -n '$(PYTHON)' || { echo 'error: Python 3.11, 3.12 or 3.13 is needed; install one, or make PYTHON=/path/to/it' >&2; exit 1; }
+	@echo 'Setting up .venv ...'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@sed -n '/^uv==/,/^ *#/p' requirements.lock > .venv/uv.lock
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement .venv/uv.lock
+	@$(RUN) uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode requirements.lock
+	@touch $@
