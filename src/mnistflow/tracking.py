@@ -1,0 +1,294 @@
+"""The record in MLflow: one run per training, found again by the hash of the model that it trained.
+
+The only module that imports mlflow. Nothing in the workflow reads a result from here: DVC's outputs are the truth, and
+`record` can write a run from them when a tracking store has never seen their model.
+"""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# MLflow reports its use over the network unless told otherwise before it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import mlflow.data
+import mlflow.pyfunc
+import numpy as np
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from mnistflow import evaluation, figures, history
+from mnistflow.backend import keras
+from mnistflow.datasets import CLASSES, SIZE
+from mnistflow.history import Epoch
+from mnistflow.splits import Split
+from mnistflow.workspace import WorkflowError, md5, read_json, root
+
+EXPERIMENT = "mnistflow"
+MODEL_MD5 = "model_md5"  # the tag by which a run is found
+OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
+CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
+
+
+def connect() -> None:
+    """Choose the tracking store and the experiment; makes both if needed.
+
+    MLFLOW_TRACKING_URI wins; otherwise the store is mlflow.db in the project's folder, where `mlflow ui` looks, with
+    its artifacts in mlruns/.
+
+    Raises:
+        WorkflowError: the store can't be reached.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    try:
+        # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
+        served = uri.startswith(("http://", "https://"))
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=None if served else (root() / "mlruns").as_uri())
+        mlflow.set_experiment(EXPERIMENT)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise WorkflowError(
+            f"the MLflow tracking store {uri} can't be used ({reason}); "
+            "start it, or unset MLFLOW_TRACKING_URI to record in this folder."
+        ) from error
+
+
+@contextmanager
+def training_run(name: str, marker: Path, details: Mapping[str, Any], training: Split) -> Iterator[Run]:
+    """An MLflow run for a training, marked finished, failed or killed when the block ends.
+
+    `marker` is a file that holds the run's id while the training is not complete: a training that goes on after a crash
+    goes on in its own run. `details` is what the train stage writes to training.json.
+    """
+    run_id = marker.read_text(encoding="utf-8") if marker.is_file() else None
+    if run_id and not _exists(run_id):
+        run_id = None
+    run = mlflow.start_run(run_id=run_id, run_name=name, tags=None if run_id else _provenance(name))
+    try:
+        if run_id is None:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(run.info.run_id, encoding="utf-8")
+            log_details(details)
+            log_dataset(details, training)
+        yield run
+    except KeyboardInterrupt:
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException:
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def _exists(run_id: str) -> bool:
+    try:
+        return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException:
+        return False
+
+
+def _provenance(name: str) -> dict[str, str]:
+    """Tags that say what was run, where, and from which state of the code."""
+    # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
+    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+    tags = {
+        "model": name,
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "keras_backend": keras.backend.backend(),
+    }
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git_dirty"] = str(_git("diff", "--name-only", commit, "--", *CODE) != "").lower()
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = experiment
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints, or None outside of a repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def log_details(details: Mapping[str, Any]) -> None:
+    """Log the training's settings as parameters of the active run."""
+    mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
+    mlflow.set_tag("selected_on", details["selected_on"])
+
+
+def log_dataset(details: Mapping[str, Any], training: Split) -> None:
+    """Tell the active run which images it was trained on, by name and digest."""
+    dataset = mlflow.data.from_numpy(
+        np.asarray(training.images),
+        targets=np.asarray(training.labels),
+        name=details["dataset"],
+        digest=details["training_sha256"][:16],
+    )
+    mlflow.log_input(dataset, context="training", tags={"images": str(len(training.labels))})
+
+
+def log_epochs(rows: Sequence[Epoch], seconds: float | None = None) -> None:
+    """Log those epochs of the history that the active run does not have yet; `seconds` is the last one's time."""
+    run = mlflow.active_run()
+    assert run is not None
+    client = mlflow.MlflowClient()
+    logged = {metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")}
+    metrics = [
+        Metric(key, value, _now(), epoch.epoch)
+        for epoch in rows
+        if epoch.epoch not in logged
+        for key, value in asdict(epoch).items()
+        if key != "epoch"
+    ]
+    if seconds is not None:
+        metrics.append(Metric("epoch_seconds", seconds, _now(), rows[-1].epoch))
+    client.log_batch(run.info.run_id, metrics)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> None:
+    """Log what a train stage made to the active run: its files, and the model as one that MLflow can load and serve.
+
+    `example` gives the logged model's input example; `seconds` is the time from start to end of training.
+    """
+    details = read_json(folder / "training.json")
+    mlflow.log_metrics({key: details[key] for key in ("best_epoch", "parameters")})
+    if seconds is not None:
+        mlflow.log_metric("seconds", seconds)
+    for file in sorted(folder.iterdir()):
+        mlflow.log_artifact(str(file))
+    mlflow.pyfunc.log_model(
+        name=details["model"],
+        python_model=str(Path(__file__).with_name("serving.py")),
+        artifacts={"model": str(folder / "model.keras")},
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE))]),
+            outputs=Schema(
+                [
+                    TensorSpec(np.dtype(np.int64), (-1,), "class"),
+                    TensorSpec(np.dtype(np.float32), (-1, CLASSES), "probabilities"),
+                ]
+            ),
+        ),
+        input_example=np.asarray(example.images[:2]),
+        # Named here, because finding them out takes a process that loads the model.
+        pip_requirements=[f"{package}=={metadata.version(package)}" for package in _needed()],
+    )
+    mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
+
+
+def _needed() -> list[str]:
+    """The installed packages that a logged model needs."""
+    installed = {distribution.name for distribution in metadata.distributions()}
+    return [name for name in ("mlflow", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax") if name in installed]
+
+
+def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
+    """The newest run that trained the model with this hash; with `evaluated`, that also holds its test metrics."""
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = mlflow.MlflowClient().search_runs(
+        [experiment.experiment_id],
+        f"tags.{MODEL_MD5} = '{model_md5}'" + (" and metrics.test_accuracy >= 0" if evaluated else ""),
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return found[0] if found else None
+
+
+def adopt_evaluation(folder: Path) -> None:
+    """Give the active run the test metrics of an earlier run with the same model.
+
+    Where a training is repeated and ends in the same bytes, DVC rightly does not evaluate them again.
+    """
+    run = mlflow.active_run()
+    assert run is not None
+    earlier = find_run(md5(folder / "model.keras"), evaluated=True)
+    if earlier is None:
+        return
+    mlflow.log_metrics({key: value for key, value in earlier.data.metrics.items() if key.startswith("test_")})
+    with tempfile.TemporaryDirectory() as copy:
+        mlflow.artifacts.download_artifacts(run_id=earlier.info.run_id, artifact_path="evaluation", dst_path=copy)
+        mlflow.log_artifacts(str(Path(copy, "evaluation")), "evaluation")
+
+
+def record(
+    trained: Path, evaluated: Path, metrics: Path, example: Split, extra: Mapping[str, float] | None = None
+) -> None:
+    """Put the test metrics and figures of a model on the run that trained it.
+
+    Where this store has no run of that model, because DVC brought it from its cache, the run is written from the train
+    stage's outputs first, and tagged as restored. `extra` metrics are logged with the rest. Does nothing where the run
+    has it all and there is nothing extra.
+
+    Args:
+        trained: the train stage's outputs.
+        evaluated: the evaluate stage's outputs.
+        metrics: the evaluate stage's metrics file.
+        example: images for the logged model's input example.
+    """
+    model_md5 = md5(trained / "model.keras")
+    run = find_run(model_md5) or _restore(trained, example)
+    if "test_accuracy" in run.data.metrics and not extra:
+        return
+    report = read_json(evaluated / "report.json")
+    if report["model_md5"] != model_md5:
+        raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
+    status = run.info.status
+    with mlflow.start_run(run_id=run.info.run_id):
+        values = {**read_json(metrics), **(extra or {})}
+        of_test = values.keys() - OF_TRAINING
+        mlflow.log_metrics({f"test_{key}": values[key] for key in sorted(of_test)})
+        mlflow.log_artifacts(str(evaluated), "evaluation")
+        name, said = run.data.tags["model"], evaluation.read(evaluated)
+        confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
+        mlflow.log_figure(confusion, "evaluation/confusion.png")
+        mlflow.log_figure(figures.errors(name, said), "evaluation/errors.png")
+    if status != "FINISHED":
+        mlflow.MlflowClient().set_terminated(run.info.run_id, status)
+
+
+def _restore(trained: Path, example: Split) -> Run:
+    """A run written from the outputs of a training that this store never saw."""
+    details = json.loads((trained / "training.json").read_text(encoding="utf-8"))
+    tags = {"model": details["model"], "restored": "true"}
+    with mlflow.start_run(run_name=details["model"], tags=tags) as run:
+        log_details(details)
+        log_epochs(history.read(trained / "history.csv"))
+        log_outputs(trained, example)
+    return mlflow.get_run(run.info.run_id)

@@ -1,0 +1,244 @@
+"""One training: the schedule, the augmentation, the loop over epochs, the best checkpoint, and going on after a crash.
+
+Shuffling and augmentation are drawn from (seed, epoch, batch) and everything else that changes is saved after each
+epoch, so a training that was killed and started again ends in the bytes of one that nobody touched.
+"""
+
+import hashlib
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from mnistflow import backend, models
+from mnistflow.backend import compile_options, keras, make_reproducible
+from mnistflow.datasets import SIZE, Images
+from mnistflow.history import Epoch, best
+from mnistflow.params import ModelParams
+from mnistflow.splits import Split
+from mnistflow.workspace import WorkflowError, replacing
+
+
+@dataclass
+class Progress:
+    """What a training has come to: enough, with the model's and optimizer's variables, to go on from."""
+
+    history: list[Epoch]
+    best_weights: list[npt.NDArray[Any]]
+    seconds: float  # spent in epochs so far
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The batches of one epoch, in an order and with shifts that depend on (seed, epoch) alone.
+
+    Gathers a batch when it is asked for: memory does not grow with the data set.
+    """
+
+    def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
+        super().__init__()
+        self._split = split
+        self._settings = settings
+        self._epoch = epoch
+        self._order = np.random.default_rng((settings.seed, epoch)).permutation(len(split.labels))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._settings.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Images, npt.NDArray[np.uint8]]:
+        size = self._settings.batch_size
+        chosen = self._order[index * size : (index + 1) * size]
+        images = self._split.images[chosen]
+        if self._settings.shift:
+            images = shifted(
+                images, self._settings.shift, np.random.default_rng((self._settings.seed, self._epoch, index))
+            )
+        return images, self._split.labels[chosen]
+
+
+def shifted(images: Images, pixels: int, random: np.random.Generator) -> Images:
+    """Each image (28, 28) moved by up to `pixels` right or left and up or down, at random, zeros moving in."""
+    margin = ((0, 0), (pixels, pixels), (pixels, pixels))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(images, margin), (SIZE, SIZE), axis=(1, 2))
+    down, right = random.integers(0, 2 * pixels + 1, (2, len(images)))
+    moved: Images = windows[np.arange(len(images)), down, right]
+    return moved
+
+
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A learning rate that climbs in a straight line to its peak and falls in another.
+
+    After Smith and Topin (2019), "Super-Convergence", arXiv:1708.07120, without their momentum cycle.
+    """
+
+    def __init__(self, peak: float, steps: int, warmup: float, final: float) -> None:
+        self._peak, self._steps, self._warmup, self._final = peak, steps, warmup, final
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate at `step`, counted from 0."""
+        done = (keras.ops.cast(step, "float32") + 1) / self._steps
+        climb = done / max(self._warmup, 1 / self._steps)
+        fall = 1 - (1 - self._final) * (done - self._warmup) / max(1 - self._warmup, 1 / self._steps)
+        return self._peak * keras.ops.minimum(climb, fall)
+
+    def get_config(self) -> dict[str, float]:
+        """What makes it: Keras asks for this to describe an optimizer."""
+        return {"peak": self._peak, "steps": self._steps, "warmup": self._warmup, "final": self._final}
+
+
+def learning_rate(settings: ModelParams, steps_per_epoch: int) -> "float | OneCycle":
+    """The learning rate, as Keras' optimizers take it: a number, or a function of the step, laid over all epochs."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    assert settings.warmup is not None  # params.py has seen to it
+    assert settings.final is not None
+    steps = settings.epochs * steps_per_epoch
+    return OneCycle(settings.learning_rate, steps, settings.warmup, settings.final)
+
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "nadam": keras.optimizers.Nadam}
+
+
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells how far an epoch is, and stops it when its loss is no longer a number."""
+
+    def __init__(self, epoch: int, on_step: Callable[[int], None]) -> None:
+        super().__init__()
+        self._epoch = epoch
+        self._on_step = on_step
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            rate = float(self.model.optimizer.learning_rate)
+            raise WorkflowError(
+                f"training of {self.model.name} diverged: its loss is {loss} in epoch {self._epoch}, step {batch + 1}, "
+                f"at a learning rate of {rate:.3g}; lower models.{self.model.name}.learning_rate in params.yaml."
+            )
+        self._on_step(batch + 1)
+
+
+def train(
+    name: str,
+    settings: ModelParams,
+    training: Split,
+    validation: Split,
+    state: Path,
+    on_step: Callable[[int], None],
+    on_epoch: Callable[[Sequence[Epoch], float], None],
+) -> tuple[Any, Progress]:
+    """Train the network `name` and return it with the weights of its best epoch, and the progress that led there.
+
+    Best is the lowest validation loss; training ends after `settings.epochs`, or `settings.patience` epochs after the
+    best. `state` is a file that is written after each epoch; where it exists, training goes on from it. `on_step` is
+    told the steps done in the current epoch, `on_epoch` the history so far and the last epoch's seconds.
+
+    Raises:
+        WorkflowError: the loss became infinite or not a number.
+    """
+    make_reproducible(settings.seed)
+    model = models.MODELS[name]()
+    steps = math.ceil(len(training.labels) / settings.batch_size)
+    rate = learning_rate(settings, steps)
+    model.compile(
+        optimizer=OPTIMIZERS[settings.optimizer](rate, beta_2=settings.beta_2),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        **compile_options(),
+    )
+    model.optimizer.build(model.trainable_variables)
+    progress = load_state(state, model) or Progress([], [], 0.0)
+    while not _finished(progress, settings):
+        epoch = len(progress.history) + 1
+        started = time.perf_counter()
+        watch = _Watch(epoch, on_step)
+        # Keras would shuffle the batches once more, from a state that is lost with the process.
+        batches = Batches(training, settings, epoch)
+        logs = model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[watch]).history
+        val_loss, val_accuracy = model.evaluate(*validation, batch_size=1000, verbose=0)
+        progress.history.append(
+            Epoch(
+                epoch=epoch,
+                loss=logs["loss"][0],
+                accuracy=logs["accuracy"][0],
+                val_loss=val_loss,
+                val_accuracy=val_accuracy,
+                learning_rate=float(rate(epoch * steps - 1) if callable(rate) else rate),
+            )
+        )
+        if not math.isfinite(val_loss):
+            raise WorkflowError(
+                f"training of {name} diverged: its validation loss is {val_loss} after epoch {epoch}; "
+                f"lower models.{name}.learning_rate in params.yaml."
+            )
+        if best(progress.history).epoch == epoch:
+            progress.best_weights = model.get_weights()
+        seconds = time.perf_counter() - started
+        progress.seconds += seconds
+        save_state(state, model, progress)
+        on_epoch(progress.history, seconds)
+    # A model of its own: one that was compiled would save its optimizer's state, which is not the best epoch's.
+    checkpoint = models.MODELS[name]()
+    checkpoint.set_weights(progress.best_weights)
+    return checkpoint, progress
+
+
+def _finished(progress: Progress, settings: ModelParams) -> bool:
+    done = len(progress.history)
+    return done > 0 and (done >= settings.epochs or done - best(progress.history).epoch >= settings.patience)
+
+
+def sha256(split: Split) -> str:
+    """A hash of all images and labels, in hex."""
+    digest = hashlib.sha256()
+    for array in split:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def fingerprint(name: str, settings: ModelParams, training: Split, validation: Split) -> str:
+    """A hash of all that a training depends on: two trainings may share a state only if they share this."""
+    digest = hashlib.sha256()
+    versions = (keras.__version__, keras.backend.backend(), np.__version__)
+    for text in (name, settings.model_dump_json(), *versions, sha256(training), sha256(validation)):
+        digest.update(text.encode() + b"\0")
+    for source in map(Path, (__file__, models.__file__, backend.__file__)):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def save_state(path: Path, model: Any, progress: Progress) -> None:
+    """Write everything that the rest of the training depends on, whole or not at all."""
+    groups = {"model": _values(model), "optimizer": _values(model.optimizer), "best": progress.best_weights}
+    arrays = {f"{group}_{index}": value for group, values in groups.items() for index, value in enumerate(values)}
+    history = np.array([astuple(epoch) for epoch in progress.history], np.float64)
+    with replacing(path) as temporary:
+        np.savez(temporary, allow_pickle=False, history=history, seconds=progress.seconds, **arrays)
+
+
+def load_state(path: Path, model: Any) -> Progress | None:
+    """Set the model's and its optimizer's variables as they were saved; None where nothing was, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = dict(saved)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        print(f"{path} is damaged ({error}); training starts again from its first epoch.")
+        return None
+    history = [Epoch(int(row[0]), *row[1:]) for row in arrays["history"].tolist()]
+    for group, owner in (("model", model), ("optimizer", model.optimizer)):
+        for index, variable in enumerate(owner.variables):
+            variable.assign(arrays[f"{group}_{index}"])
+    best_weights = [arrays[f"best_{index}"] for index in range(len(model.weights))]
+    return Progress(history, best_weights, float(arrays["seconds"]))
+
+
+def _values(owner: Any) -> list[npt.NDArray[Any]]:
+    return [keras.ops.convert_to_numpy(variable) for variable in owner.variables]

@@ -1,0 +1,73 @@
+"""Where things are, and how files appear there: whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class WorkflowError(Exception):
+    """What the person at the keyboard can mend; its message is what they read, without a traceback."""
+
+
+def root() -> Path:
+    """The project's folder, also for a stage that `dvc exp run --temp` runs in a copy of it.
+
+    DVC names the real project in DVC_ROOT. The tracking store, downloads and the state of an interrupted training
+    belong there: a copy is deleted when its experiment ends.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def cache() -> Path:
+    """The folder for what is not an output of any stage but saves work: downloads, interrupted trainings."""
+    return root() / ".cache"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends, delete it when the block raises.
+
+    The folder is made if needed. The temporary name keeps the suffix, because NumPy and Keras choose a format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in the JSON file `path`.
+
+    Raises:
+        WorkflowError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is missing; `dvc repro` makes it.") from error
+    except ValueError as error:
+        raise WorkflowError(f"{path} is not JSON ({error}); delete it and run `dvc repro`.") from error
+
+
+def md5(path: Path) -> str:
+    """The file's MD5 in hex: the same hash that DVC writes into dvc.lock, so that the two can be compared."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
