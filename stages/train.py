@@ -1,0 +1,74 @@
+"""Train one network, keep its best checkpoint, and record the training in MLflow."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mnistflow import cli, figures, history, models, params, splits, tracking, training, workspace
+from mnistflow.history import Epoch
+
+
+def main(name: str, training_set: Path, validation_set: Path, output: Path) -> None:
+    settings = params.load()
+    chosen = settings.models[name]
+    train, validation = splits.load(training_set), splits.load(validation_set)
+    details = {
+        "model": name,
+        "settings": chosen.model_dump(exclude_none=True),
+        "dataset": settings.fetch.dataset,
+        "validation": settings.split.validation,
+        "selected_on": "test" if settings.split.validation == "test" else "validation",
+        "training_sha256": training.sha256(train),
+    }
+    # DVC empties the output folder before it runs a stage; what an interrupted training goes on from stays outside it.
+    unfinished = workspace.cache() / "training" / f"{name}-{training.fingerprint(name, chosen, train, validation)}"
+
+    tracking.connect()
+    with tracking.training_run(name, unfinished / "run_id", details, train):
+        steps = -(-len(train.labels) // chosen.batch_size)
+        print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each")
+        with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+            def on_step(done: int) -> None:
+                bar.update(done - bar.n)
+
+            def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+                bar.clear()
+                print(describe(rows, seconds), flush=True)
+                bar.reset()
+                tracking.log_epochs(rows, seconds)
+
+            model, progress = training.train(
+                name, chosen, train, validation, unfinished / "state.npz", on_step, on_epoch
+            )
+
+        best = history.best(progress.history)
+        print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")
+        models.save(output / "model.keras", model)
+        history.write(output / "history.csv", progress.history)
+        workspace.write_text(output / "summary.txt", models.summary(model))
+        figures.save(output / "loss.png", figures.loss_curve(progress.history))
+        workspace.write_json(
+            output / "training.json",
+            {**details, "epochs": len(progress.history), "best_epoch": best.epoch, "parameters": model.count_params()},
+        )
+        tracking.log_outputs(output, validation, progress.seconds)
+        tracking.adopt_evaluation(output)
+    shutil.rmtree(unfinished)
+
+
+def describe(rows: Sequence[Epoch], seconds: float) -> str:
+    """The last epoch in a line."""
+    row = rows[-1]
+    mark = "  best so far" if history.best(rows) is row else ""
+    return (
+        f"epoch {row.epoch:2}  loss {row.loss:.4f}  accuracy {row.accuracy:.2%}  "
+        f"validation loss {row.val_loss:.4f}  accuracy {row.val_accuracy:.2%}  {seconds:5.1f} s{mark}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
