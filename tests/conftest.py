@@ -1,0 +1,214 @@
+"""What the tests share: a tiny data set, a mirror that serves it, and a clone of this project that uses it."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from mnistflow import datasets
+from mnistflow.splits import Split
+
+HERE = Path(__file__).parent.parent
+TRAIN, TEST = 300, 100
+COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
+
+
+def digits() -> Split:
+    """All of scikit-learn's digits, as 28x28 images."""
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    large = np.kron(small.reshape(-1, 8, 8), np.ones((1, 3, 3))) * (255 / 16)
+    return Split(np.pad(large, ((0, 0), (2, 2), (2, 2))).astype(np.uint8), labels.astype(np.uint8))
+
+
+def write_tiny(folder: Path) -> None:
+    """Write the four IDX files of a data set of 300 and 100 digits."""
+    images, labels = digits()
+    for part, chosen in (("train", slice(0, TRAIN)), ("t10k", slice(TRAIN, TRAIN + TEST))):
+        datasets.write_idx(folder / datasets.images_file(part), images[chosen])
+        datasets.write_idx(folder / datasets.labels_file(part), labels[chosen])
+
+
+def describe_tiny(folder: Path) -> datasets.Dataset:
+    """The entry of that data set for the table of data sets."""
+    names = [name for part in datasets.PARTS for name in (datasets.images_file(part), datasets.labels_file(part))]
+    sha256 = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return datasets.Dataset(TRAIN, TEST, datasets.DIGITS, sha256)
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Split, Split]:
+    """300 images to train on and 100 others."""
+    images, labels = digits()
+    return Split(images[:TRAIN], labels[:TRAIN]), Split(images[TRAIN : TRAIN + TEST], labels[TRAIN : TRAIN + TEST])
+
+
+@dataclass
+class Mirror:
+    """A web server on loopback, and what it was asked for."""
+
+    url: str
+    requests: list[str] = field(default_factory=list)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder, notes each request."""
+
+    mirror: Mirror
+
+    def do_GET(self) -> None:
+        self.mirror.requests.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+def serve(handler: Any) -> Iterator[str]:
+    """Run a web server with this handler while the caller holds on to the iterator; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def mirror(tiny_files: Path) -> Iterator[Mirror]:
+    handler = type("TinyHandler", (Handler,), {"mirror": Mirror("")})
+    for url in serve(partial(handler, directory=str(tiny_files))):
+        handler.mirror.url = url
+        yield handler.mirror
+
+
+@dataclass
+class Project:
+    """A clone of this project in a temporary folder, whose path has a space in it."""
+
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a user who activated the virtual environment and set nothing else."""
+        mine = ("MLFLOW_", "DVC_", "MNISTFLOW_", "KERAS_", "PYTEST_")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        environment["GIT_CONFIG_GLOBAL"] = os.devnull  # nobody has told git who they are
+        return environment
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command here, in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment() | environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, status: int = 0, **environment: str) -> str:
+        """Run a command here and return what it printed; fails when its exit status is another than expected."""
+        process = self.start(*command, **environment)
+        try:
+            output, _ = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == status, output
+        return output
+
+    def dvc(self, *arguments: str, status: int = 0, **environment: str) -> str:
+        """Run DVC here."""
+        return self.run(sys.executable, "-m", "dvc", *arguments, status=status, **environment)
+
+    def params(self) -> Any:
+        return YAML().load(self.folder / "params.yaml")
+
+    def set(self, **values: Any) -> None:
+        """Change values in params.yaml; models__cnn__epochs=3 sets models.cnn.epochs."""
+        params = self.params()
+        for key, value in values.items():
+            *sections, last = key.split("__")
+            section = params
+            for name in sections:
+                section = section[name]
+            section[last] = value
+        YAML().dump(params, self.folder / "params.yaml")
+
+    def read(self, path: str) -> bytes:
+        return (self.folder / path).read_bytes()
+
+
+def clone(folder: Path) -> Project:
+    """Copy this project's files, as they are in the working tree, into `folder` and make it a repository."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=HERE, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (HERE / name).is_file() and not name.startswith(("metrics/", "plots/")) and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(HERE / name, folder / name)
+    return Project(folder)
+
+
+def commit(project: Project) -> None:
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    project.run("git", "add", "--all")
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    project.run("git", *identity, "commit", "--quiet", "--message", "start")
+
+
+def make_tiny(project: Project, dataset: datasets.Dataset, source: str) -> None:
+    """Add the tiny data set to the project's table, as somebody with data of their own would, and choose it."""
+    with (project.folder / "src/mnistflow/datasets.py").open("a") as file:
+        file.write(f"\nDATASETS['tiny'] = {dataset!r}\n")
+    project.set(
+        fetch__dataset="tiny",
+        fetch__sources__tiny=[source],
+        split__validation=50,
+        models__dense__epochs=2,
+        models__cnn__epochs=1,
+        models__compact__epochs=COMPACT_EPOCHS,
+        models__cnn__batch_size=50,
+        models__compact__batch_size=20,
+        evaluate__target_accuracy=0.3,
+    )
+
+
+@pytest.fixture(scope="session")
+def repro(tmp_path_factory: pytest.TempPathFactory, tiny_files: Path, mirror: Mirror) -> Project:
+    """A clone with a tiny data set in which `dvc repro` has run once."""
+    project = clone(tmp_path_factory.mktemp("with space") / "project")
+    make_tiny(project, describe_tiny(tiny_files), mirror.url)
+    commit(project)
+    (project.folder / ".cache").mkdir()
+    (project.folder / ".cache/repro.log").write_text(project.dvc("repro"))
+    project.run("git", "add", "--all", "--", "dvc.lock", "metrics", "plots", "params.schema.json")
+    project.run(
+        "git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message", "run"
+    )
+    return project

@@ -1,0 +1,63 @@
+"""A stage run by hand: wrong arguments, wrong places and interrupts end in one line; bugs keep their traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HERE
+
+from mnistflow.workspace import replacing, write_text
+
+SCRIPT = """
+import errno, sys
+from pathlib import Path
+from mnistflow import cli
+from mnistflow.workspace import WorkflowError
+def main(name: str, folder: Path) -> None:
+    assert isinstance(folder, Path)
+    if name == "mistake": raise WorkflowError("the key is wrong.")
+    if name == "full": raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+    if name == "interrupt": raise KeyboardInterrupt
+    if name == "bug": raise ZeroDivisionError
+    print(name, folder)
+cli.run(main)
+"""
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(HERE / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["mistake", "x"], 1, "error: the key is wrong."),
+        (["full", "/data"], 1, "error: /data: No space left on device; make room or permit writing, then run again."),
+        (["interrupt", "x"], 130, "error: interrupted; run `dvc repro` to go on."),
+        (["mistake"], 2, "error: usage: python -c NAME FOLDER"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(arguments: list[str], status: int, line: str) -> None:
+    assert run(*arguments) == (status, "", line + "\n")
+
+
+def test_arguments_are_converted_and_bugs_are_shown() -> None:
+    assert run("fine", "a/b") == (0, "fine a/b\n", "")
+    status, _, error = run("bug", "x")
+    assert status == 1
+    assert "Traceback" in error
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    write_text(path, "first")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,167 @@
+"""A training learns, keeps its best epoch, and comes to the same end however often it is interrupted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnistflow import history, models, training
+from mnistflow.history import Epoch
+from mnistflow.params import ModelParams
+from mnistflow.splits import Split
+from mnistflow.workspace import WorkflowError
+
+SETTINGS = ModelParams(
+    seed=1,
+    epochs=4,
+    batch_size=30,
+    optimizer="adam",
+    learning_rate=0.004,
+    beta_2=0.99,
+    schedule="one_cycle",
+    warmup=0.2,
+    final=0.01,
+    shift=1,
+    patience=10,
+)
+Tiny = tuple[Split, Split]
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def train(
+    tiny: Tiny, state: Path, name: str = "compact", interrupt_after: int | None = None, **changes: Any
+) -> tuple[Any, training.Progress]:
+    def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+        if rows[-1].epoch == interrupt_after:
+            raise Interrupted
+
+    settings = SETTINGS.model_copy(update=changes)
+    return training.train(name, settings, *tiny, state, lambda done: None, on_epoch)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_loss_falls(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    _, progress = train(tiny, tmp_path / "state.npz", name)
+    losses = [epoch.loss for epoch in progress.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert progress.history[-1].val_accuracy > 0.5
+
+
+@pytest.mark.parametrize("name", ["cnn", "compact"])
+def test_an_interrupted_training_ends_in_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name)
+    state = tmp_path / "state.npz"
+    for epoch in (1, 3):
+        with pytest.raises(Interrupted):
+            train(tiny, state, name, interrupt_after=epoch)
+    resumed, progress = train(tiny, state, name)
+    assert progress.history == expected.history
+    models.save(tmp_path / "one.keras", undisturbed)
+    models.save(tmp_path / "two.keras", resumed)
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+
+
+def test_the_best_epoch_is_kept_not_the_last(tiny: Tiny, tmp_path: Path) -> None:
+    # A rate at which later epochs undo what earlier ones learned.
+    model, progress = train(tiny, tmp_path / "s.npz", "dense", learning_rate=0.2, schedule="constant", epochs=10)
+    best = history.best(progress.history)
+    assert best.val_loss == min(epoch.val_loss for epoch in progress.history)
+    assert best.epoch < progress.history[-1].epoch
+    model.compile(loss="sparse_categorical_crossentropy")
+    assert model.evaluate(*tiny[1], verbose=0) == pytest.approx(best.val_loss, rel=1e-5)
+
+
+def test_patience_ends_a_training(tiny: Tiny, tmp_path: Path) -> None:
+    _, progress = train(
+        tiny, tmp_path / "s.npz", "dense", learning_rate=0.2, schedule="constant", epochs=50, patience=2
+    )
+    assert len(progress.history) == history.best(progress.history).epoch + 2 < 50
+
+
+def test_a_diverging_training_stops_and_says_where(tiny: Tiny, tmp_path: Path) -> None:
+    state = tmp_path / "state.npz"
+    with pytest.raises(WorkflowError, match=r"diverged: its loss is .* in epoch 1, .* learning rate of 1e\+30"):
+        train(tiny, state, "dense", schedule="constant", learning_rate=1e30)
+    assert not state.exists()
+
+
+def test_a_damaged_state_is_not_used(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state.npz"
+    _, expected = train(tiny, state, "dense", epochs=1)
+    whole = state.read_bytes()
+    middle = len(whole) // 2
+    for content in (whole[:-10], b"", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        state.write_bytes(content)
+        _, progress = train(tiny, state, "dense", epochs=1)
+        assert progress.history == expected.history
+        assert f"{state} is damaged" in capsys.readouterr().out
+
+
+def test_what_a_training_depends_on_is_in_its_fingerprint(tiny: Tiny) -> None:
+    print_of = training.fingerprint
+    base = print_of("compact", SETTINGS, *tiny)
+    assert base == print_of("compact", SETTINGS.model_copy(), *tiny)
+    other = Split(tiny[0].images, tiny[0].labels[::-1])
+    changed = SETTINGS.model_copy(update={"learning_rate": 0.001})
+    prints = {
+        base,
+        print_of("cnn", SETTINGS, *tiny),
+        print_of("compact", changed, *tiny),
+        print_of("compact", SETTINGS, other, tiny[1]),
+        print_of("compact", SETTINGS, tiny[0], other),
+    }
+    assert len(prints) == 5
+
+
+def test_batches_hold_every_image_once_in_an_order_of_the_seed_and_epoch(tiny: Tiny) -> None:
+    still = SETTINGS.model_copy(update={"shift": 0})
+
+    def order(settings: ModelParams, epoch: int) -> list[bytes]:
+        batches = training.Batches(tiny[0], settings, epoch)
+        return [image.tobytes() for index in range(len(batches)) for image in batches[index][0]]
+
+    assert sorted(order(still, 1)) == sorted(image.tobytes() for image in tiny[0].images)
+    assert order(still, 1) == order(still, 1)
+    assert order(still, 1) != order(still, 2)
+    assert order(SETTINGS, 1) == order(SETTINGS, 1)
+    assert sorted(order(SETTINGS, 1)) != sorted(order(SETTINGS, 2))
+
+
+def test_shifts_move_and_do_not_change(tiny: Tiny) -> None:
+    images = tiny[0].images[:50]
+    moved = training.shifted(images, 2, np.random.default_rng(0))
+    offsets = set()
+    for before, after in zip(images, moved, strict=True):
+        padded = np.pad(before, 2)
+        found = {
+            (down, right)
+            for down in range(5)
+            for right in range(5)
+            if np.array_equal(padded[down : down + 28, right : right + 28], after)
+        }
+        assert found
+        offsets |= found
+    assert len(offsets) > 15
+
+
+def test_one_cycle_climbs_to_its_peak_and_falls_to_its_end() -> None:
+    cycle = training.OneCycle(peak=0.01, steps=100, warmup=0.2, final=0.05)
+    rates = [float(cycle(step)) for step in range(100)]
+    assert max(rates) == rates[19] == pytest.approx(0.01)
+    assert rates[0] == pytest.approx(0.01 / 20)
+    assert rates[-1] == pytest.approx(0.0005)
+    assert np.allclose(np.diff(rates[:20]), np.diff(rates[:20])[0], atol=1e-8)
+
+
+def test_history_is_written_and_read(tmp_path: Path) -> None:
+    rows = [Epoch(1, 0.1, 0.2, 1 / 3, 0.4, 1e-9), Epoch(2, 0.1, 0.2, 0.3, 0.4, 0.5)]
+    history.write(tmp_path / "history.csv", rows)
+    assert history.read(tmp_path / "history.csv") == rows
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,x\n")
+    with pytest.raises(WorkflowError, match="is damaged"):
+        history.read(tmp_path / "history.csv")
