@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,16 +16,17 @@ def main(name: str, training_set: Path, validation_set: Path, output: Path) -> N
     settings = params.load()
     chosen = settings.models[name]
     train, validation = splits.load(training_set), splits.load(validation_set)
-    details = {
+    details: dict[str, Any] = {
         "model": name,
         "settings": chosen.model_dump(exclude_none=True),
         "dataset": settings.fetch.dataset,
         "validation": settings.split.validation,
         "selected_on": "test" if settings.split.validation == "test" else "validation",
-        "training_sha256": training.sha256(train),
+        "training_sha256": splits.sha256(training_set),
     }
     # DVC empties the output folder before it runs a stage; what an interrupted training goes on from stays outside it.
-    unfinished = workspace.cache() / "training" / f"{name}-{training.fingerprint(name, chosen, train, validation)}"
+    data = (details["training_sha256"], splits.sha256(validation_set))
+    unfinished = workspace.cache() / "training" / f"{name}-{training.fingerprint(name, chosen, *data)}"
 
     tracking.connect()
     with tracking.training_run(name, unfinished / "run_id", details, train):

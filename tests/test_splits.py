@@ -70,3 +70,10 @@ def test_one_hot_and_text() -> None:
     rows = splits.as_text(np.arange(28 * 28, dtype=np.uint16).reshape(28, 28).astype(np.uint8)).splitlines()
     assert len(rows) == 28
     assert [int(value) for value in rows[1].split()] == list(range(28, 56))
+
+
+def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
+    split = Split(np.zeros((4, 28, 28), np.uint8), np.arange(4, dtype=np.uint8))
+    for name, each in (("one", split), ("same", split), ("other", Split(split.images, split.labels[::-1]))):
+        splits.save(tmp_path / name, each)
+    assert splits.sha256(tmp_path / "one") == splits.sha256(tmp_path / "same") != splits.sha256(tmp_path / "other")

@@ -1,5 +1,6 @@
 """Arrays -> training, validation and test sets, and the .npy files that hold them."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,15 @@ def load(folder: Path) -> Split:
             f"{split.labels.shape}; uint8 (n, {SIZE}, {SIZE}) and uint8 (n,) are expected; run `dvc repro preprocess`."
         )
     return split
+
+
+def sha256(folder: Path) -> str:
+    """A hash of the split in `folder`, in hex. Reads the files in pieces; nothing of them stays in memory."""
+    digest = hashlib.sha256()
+    for name in Split._fields:
+        with (folder / f"{name}.npy").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 _UINT8 = np.dtype(np.uint8)

@@ -61,7 +61,10 @@ def connect() -> None:
         # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
         served = uri.startswith(("http://", "https://"))
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=None if served else (root() / "mlruns").as_uri())
+            artifacts = None if served else (root() / "mlruns").as_uri()
+            # The tag opens the experiment in the UI's view for trained models rather than that for language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            mlflow.create_experiment(EXPERIMENT, artifacts, kind)
         mlflow.set_experiment(EXPERIMENT)
     except MlflowException as error:
         reason = str(error).splitlines()[0][:200]
@@ -111,7 +114,7 @@ def _provenance(name: str) -> dict[str, str]:
     commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
     tags = {
         "model": name,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "keras_backend": keras.backend.backend(),
@@ -133,7 +136,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
@@ -269,18 +273,16 @@ def record(
     report = read_json(evaluated / "report.json")
     if report["model_md5"] != model_md5:
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
-    status = run.info.status
-    with mlflow.start_run(run_id=run.info.run_id):
-        values = {**read_json(metrics), **(extra or {})}
-        of_test = values.keys() - OF_TRAINING
-        mlflow.log_metrics({f"test_{key}": values[key] for key in sorted(of_test)})
-        mlflow.log_artifacts(str(evaluated), "evaluation")
-        name, said = run.data.tags["model"], evaluation.read(evaluated)
-        confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
-        mlflow.log_figure(confusion, "evaluation/confusion.png")
-        mlflow.log_figure(figures.errors(name, said), "evaluation/errors.png")
-    if status != "FINISHED":
-        mlflow.MlflowClient().set_terminated(run.info.run_id, status)
+    # Through a client: the run is over and stays so, its duration that of its training.
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    values = {**read_json(metrics), **(extra or {})}
+    of_test = sorted(values.keys() - OF_TRAINING)
+    client.log_batch(run_id, [Metric(f"test_{key}", values[key], _now(), 0) for key in of_test])
+    client.log_artifacts(run_id, str(evaluated), "evaluation")
+    name, said = run.data.tags["model"], evaluation.read(evaluated)
+    confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
+    client.log_figure(run_id, confusion, "evaluation/confusion.png")
+    client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
 
 
 def _restore(trained: Path, example: Split) -> Run:

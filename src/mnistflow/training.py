@@ -6,6 +6,7 @@ epoch, so a training that was killed and started again ends in the bytes of one 
 
 import hashlib
 import math
+import mmap
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from mnistflow.params import ModelParams
 from mnistflow.splits import Split
 from mnistflow.workspace import WorkflowError, replacing
 
+RELEASE_EVERY = 16  # batches
+
 
 @dataclass
 class Progress:
@@ -38,7 +41,7 @@ class Progress:
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """The batches of one epoch, in an order and with shifts that depend on (seed, epoch) alone.
 
-    Gathers a batch when it is asked for: memory does not grow with the data set.
+    Gathers a batch when it is asked for, and lets go of the pages it came from: memory does not grow with the data set.
     """
 
     def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
@@ -55,11 +58,19 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         size = self._settings.batch_size
         chosen = self._order[index * size : (index + 1) * size]
         images = self._split.images[chosen]
+        if index % RELEASE_EVERY == 0:
+            release(self._split.images)
         if self._settings.shift:
             images = shifted(
                 images, self._settings.shift, np.random.default_rng((self._settings.seed, self._epoch, index))
             )
         return images, self._split.labels[chosen]
+
+
+def release(images: Images) -> None:
+    """Take a memory-mapped array's pages out of this process; the system's file cache still has them."""
+    if isinstance(images.base, mmap.mmap):
+        images.base.madvise(mmap.MADV_DONTNEED)
 
 
 def shifted(images: Images, pixels: int, random: np.random.Generator) -> Images:
@@ -194,19 +205,14 @@ def _finished(progress: Progress, settings: ModelParams) -> bool:
     return done > 0 and (done >= settings.epochs or done - best(progress.history).epoch >= settings.patience)
 
 
-def sha256(split: Split) -> str:
-    """A hash of all images and labels, in hex."""
-    digest = hashlib.sha256()
-    for array in split:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+def fingerprint(name: str, settings: ModelParams, *data: str) -> str:
+    """A hash of all that a training depends on: two trainings may share a state only if they share this.
 
-
-def fingerprint(name: str, settings: ModelParams, training: Split, validation: Split) -> str:
-    """A hash of all that a training depends on: two trainings may share a state only if they share this."""
+    `data` are hashes of the training and validation sets.
+    """
     digest = hashlib.sha256()
     versions = (keras.__version__, keras.backend.backend(), np.__version__)
-    for text in (name, settings.model_dump_json(), *versions, sha256(training), sha256(validation)):
+    for text in (name, settings.model_dump_json(), *versions, *data):
         digest.update(text.encode() + b"\0")
     for source in map(Path, (__file__, models.__file__, backend.__file__)):
         digest.update(source.read_bytes())

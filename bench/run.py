@@ -1,0 +1,165 @@
+"""The book's two scripts and ours, alternating in one sitting: `python bench/run.py [--quick]`.
+
+In full, every case trains as it would for a user, once. With --quick, each trains two epochs on 12,000 images, three
+times over, and medians are shown: about three minutes. Prints a table with ratios to the book's script and the share of
+the processor's measured peak that training reaches; writes both to bench/results/ as JSON and as a figure.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mnistflow import figures
+from mnistflow.workspace import write_json
+
+HERE = Path(__file__).parent
+CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
+BOOK = {"dense": "book-dense", "cnn": "book-cnn", "compact": "book-cnn"}
+QUICK_IMAGES, QUICK_ROUNDS = 12_000, 3
+COLUMNS = {  # what is measured, how it is headed, how it is shown
+    "first_batch_s": ("first batch", "{:.1f} s"),
+    "epoch_s": ("an epoch", "{:.2f} s"),
+    "images_per_s": ("images/s", "{:,.0f}"),
+    "epochs": ("epochs", "{:.0f}"),
+    "checkpoint_s": ("to the kept checkpoint", "{:.1f} s"),
+    "process_s": ("whole process", "{:.1f} s"),
+    "accuracy": ("test accuracy", "{:.2%}"),
+    "peak_rss_mib": ("peak RSS", "{:,.0f} MiB"),
+}
+QUICK_COLUMNS = ("first_batch_s", "epoch_s", "images_per_s", "peak_rss_mib")
+LOWER_IS_BETTER = ("first_batch_s", "epoch_s", "checkpoint_s", "process_s", "peak_rss_mib")
+
+
+def measure(case: str, arrays: str, images: int | None) -> dict[str, float]:
+    """Run one case in a process of its own."""
+    command = [sys.executable, str(HERE / "measure.py"), case, arrays, *([str(images)] if images else [])]
+    environment = os.environ | {"STARTED": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    from mnistflow.tracking import processor
+
+    packages = {distribution.name: distribution.version for distribution in metadata.distributions()}
+    versions = [f"{name} {packages[name]}" for name in ("tensorflow-cpu", "tensorflow", "keras") if name in packages]
+    return {
+        "processor": processor(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "python": platform.python_version(),
+        "versions": ", ".join(versions),
+    }
+
+
+def peak_gflops() -> float:
+    """Billions of float32 operations a second in a product of two 4096x4096 matrices, the best of ten."""
+    from mnistflow.backend import keras
+
+    matrix = keras.random.normal((4096, 4096))
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
+        seconds.append(time.perf_counter() - started)
+    return float(2 * 4096**3 / min(seconds) / 1e9)
+
+
+def multiply_adds(name: str) -> int:
+    """Multiply-adds of one image's way forward through a network's convolutions and dense layers."""
+    from mnistflow import models
+
+    total = 0
+    for layer in models.MODELS[name]().layers:
+        if hasattr(layer, "kernel"):
+            positions = 1
+            for length in layer.output.shape[1:-1]:
+                positions *= length
+            weights = 1
+            for length in layer.kernel.shape:
+                weights *= length
+            total += positions * weights
+    return total
+
+
+def table(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
+    """A row per case: each figure, and in brackets its ratio to the book's script for the same job."""
+    lines = [["", *(COLUMNS[column][0] for column in columns)]]
+    for case, row in rows.items():
+        cells = []
+        for column in columns:
+            text = COLUMNS[column][1].format(row[column])
+            book = rows.get(BOOK.get(case, ""))
+            if book and column in (*LOWER_IS_BETTER, "images_per_s"):
+                text += f" ({row[column] / book[column]:.2f}x)"
+            cells.append(text)
+        lines.append([case, *cells])
+    return lines
+
+
+def draw(lines: list[list[str]], title: str) -> Figure:
+    """The table as a figure."""
+    figure = Figure(figsize=(2.1 * len(lines[0]), 0.45 * len(lines) + 0.8), layout="constrained")
+    ax = figure.add_subplot()
+    ax.axis("off")
+    ax.set_title(title, size=10)
+    drawn = ax.table(cellText=lines[1:], colLabels=lines[0], loc="center", cellLoc="right")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(9)
+    drawn.scale(1, 1.5)
+    return figure
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two epochs on 12,000 images, three times over")
+    parser.add_argument("--arrays", default="data/arrays", help="what `dvc repro preprocess` made")
+    arguments = parser.parse_args()
+    mode = "quick" if arguments.quick else "full"
+
+    measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
+    for turn in range(QUICK_ROUNDS if arguments.quick else 1):
+        for case in CASES:
+            print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
+            measured[case].append(measure(case, arguments.arrays, QUICK_IMAGES if arguments.quick else None))
+    rows = {
+        case: {key: statistics.median(row[key] for row in each) for key in each[0]} for case, each in measured.items()
+    }
+
+    peak = peak_gflops()
+    roofline: dict[str, Any] = {"sgemm_gflops": peak}
+    for case, row in rows.items():
+        adds = multiply_adds(case.removeprefix("book-"))
+        # Backward takes twice the forward's work: once for the inputs' gradients, once for the weights'.
+        reached = 3 * 2 * adds * row["images_per_s"] / 1e9
+        roofline[case] = {"multiply_adds": adds, "gflops": reached, "share_of_peak": reached / peak}
+
+    about = machine()
+    title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
+    lines = table(rows, [*(QUICK_COLUMNS if arguments.quick else COLUMNS)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    print(title)
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print(f"SGEMM peak {peak:.0f} GFLOP/s; share of it in training: ", end="")
+    print(", ".join(f"{case} {roofline[case]['share_of_peak']:.0%}" for case in CASES))
+    results = HERE / "results"
+    write_json(results / f"{mode}.json", {"machine": about, "cases": measured, "roofline": roofline})
+    figures.save(results / f"{mode}.png", draw(lines, title))
+    print(f"{results}/{mode}.json, {results}/{mode}.png")
+
+
+if __name__ == "__main__":
+    main()
