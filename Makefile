@@ -14,9 +14,9 @@ RUN := .venv/bin/python -m
 
 # Which commit `make check` compares with, and how another data set is chosen.
 REV ?= HEAD
-BATCHES = -S models.cnn.batch_size=$(1) -S models.compact.batch_size=$(1)
-OVERRIDES_digits := -S split.validation=200 $(call BATCHES,20)
-OVERRIDES = -S fetch.dataset=$(DATASET) $(or $(OVERRIDES_$(DATASET)),-S split.validation=5000 $(call BATCHES,200))
+SIZES = -S split.validation=$(1) -S models.cnn.batch_size=$(2) -S models.compact.batch_size=$(3)
+SIZES_digits := $(call SIZES,200,20,20)
+OVERRIDES = -S fetch.dataset=$(DATASET) $(or $(SIZES_$(DATASET)),$(call SIZES,5000,100,200))
 
 .PHONY: help
 help: ## this list

@@ -1,9 +1,10 @@
-"""Train one case in a process of its own and print what it took, as JSON: `bench/measure.py CASE ARRAYS [IMAGES]`.
+"""Train one case in a process of its own and print what it took, as JSON: `python bench/measure.py CASE`.
 
-CASE is book-dense, book-cnn, dense, cnn or compact. With IMAGES, two epochs on so many images instead of a whole
-training. The caller sets STARTED to the time at which it started this process, so that imports count.
+CASE is book-dense, book-cnn, dense, cnn or compact. The caller sets STARTED to the time at which it started this
+process, so that imports count.
 """
 
+import argparse
 import json
 import os
 import resource
@@ -15,7 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnistflow import splits
+import numpy as np
+from ruamel.yaml import YAML
+
+from mnistflow import params, splits
+from mnistflow.params import ModelParams
 from mnistflow.splits import Split
 
 STARTED = float(os.environ.get("STARTED", time.time()))
@@ -54,7 +59,7 @@ class Times:
         self.val_losses.append(val_loss)
 
 
-def train_book(name: str, training: Split, test: Split, times: Times, epochs: int | None) -> Any:
+def train_book(name: str, training: Split, test: Split, times: Times, epochs: int) -> Any:
     """Train the book's network and return its kept checkpoint."""
     import book
     import keras
@@ -71,19 +76,14 @@ def train_book(name: str, training: Split, test: Split, times: Times, epochs: in
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = f"{folder}/best.keras"
-        book.train(name, training, test, checkpoint, Watch(), epochs or book.EPOCHS)
+        book.train(name, training, test, checkpoint, Watch(), epochs)
         return keras.models.load_model(checkpoint)
 
 
-def train_ours(name: str, training: Split, validation: Split, times: Times, epochs: int | None) -> Any:
-    """Train one of ours with the settings of params.yaml and return its kept checkpoint."""
-    from mnistflow import params
+def train_ours(name: str, settings: ModelParams, training: Split, validation: Split, times: Times) -> Any:
+    """Train one of ours and return its kept checkpoint."""
     from mnistflow import training as ours
     from mnistflow.history import Epoch
-
-    settings = params.load().models[name]
-    if epochs:
-        settings = settings.model_copy(update={"epochs": epochs})
 
     def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
         times.end_epoch(rows[-1].val_loss)
@@ -95,29 +95,37 @@ def train_ours(name: str, training: Split, validation: Split, times: Times, epoc
     return model
 
 
-def main(case: str, folder: str, images: str | None = None) -> None:
-    """Measure one case and print its figures."""
-    arrays = {name: splits.load(Path(folder, name)) for name in ("training", "validation", "test")}
-    training, validation, test = arrays.values()
-    count = int(images) if images else None
-    if count:
-        training, validation, test = (
-            Split(split.images[:most], split.labels[:most])
-            for split, most in ((training, count), (validation, 1000), (test, 1000))
-        )
-    name = case.removeprefix("book-")
-    times = Times()
-    if case.startswith("book-"):
-        import book
-        import numpy as np
+def changed(settings: ModelParams, changes: dict[str, str]) -> ModelParams:
+    """The settings with some values replaced, read as params.yaml would read them."""
+    values = {key: YAML(typ="safe").load(text) for key, text in changes.items()}
+    return ModelParams.model_validate({**settings.model_dump(), **values})
 
-        if not count:  # the book holds nothing out
+
+def main() -> None:
+    """Measure one case and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case")
+    parser.add_argument("--arrays", type=Path, default="data/arrays", help="what `dvc repro preprocess` made")
+    parser.add_argument("--images", type=int, help="train on so many images only")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
+    arguments = parser.parse_args()
+    training, validation, test = (splits.load(arguments.arrays / name) for name in ("training", "validation", "test"))
+    changes = dict(change.split("=", 1) for change in arguments.set)
+    name = arguments.case.removeprefix("book-")
+    times = Times()
+    if name != arguments.case:
+        import book
+
+        if not arguments.images:  # the book holds nothing out
             training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
-        model = train_book(name, training, test, times, 2 if count else None)
+        training = Split(*(array[: arguments.images] for array in training))
+        model = train_book(name, training, test, times, int(changes.get("epochs", book.EPOCHS)))
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        model = train_ours(name, training, validation, times, 2 if count else None)
+        training = Split(*(array[: arguments.images] for array in training))
+        settings = changed(params.load().models[name], changes)
+        model = train_ours(name, settings, training, validation, times)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
     # The first epoch compiles.
     epoch = statistics.median(times.epochs[1:] or times.epochs)
@@ -137,4 +145,4 @@ def main(case: str, folder: str, images: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -25,7 +25,7 @@ from mnistflow.workspace import write_json
 HERE = Path(__file__).parent
 CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
 BOOK = {"dense": "book-dense", "cnn": "book-cnn", "compact": "book-cnn"}
-QUICK_IMAGES, QUICK_ROUNDS = 12_000, 3
+QUICK, QUICK_ROUNDS = ("--images", "12000", "--set", "epochs=2"), 3
 COLUMNS = {  # what is measured, how it is headed, how it is shown
     "first_batch_s": ("first batch", "{:.1f} s"),
     "epoch_s": ("an epoch", "{:.2f} s"),
@@ -40,9 +40,9 @@ QUICK_COLUMNS = ("first_batch_s", "epoch_s", "images_per_s", "peak_rss_mib")
 LOWER_IS_BETTER = ("first_batch_s", "epoch_s", "checkpoint_s", "process_s", "peak_rss_mib")
 
 
-def measure(case: str, arrays: str, images: int | None) -> dict[str, float]:
-    """Run one case in a process of its own."""
-    command = [sys.executable, str(HERE / "measure.py"), case, arrays, *([str(images)] if images else [])]
+def measure(case: str, *options: str) -> dict[str, float]:
+    """Run one case in a process of its own; `options` as measure.py takes them."""
+    command = [sys.executable, str(HERE / "measure.py"), case, *options]
     environment = os.environ | {"STARTED": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -125,7 +125,6 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two epochs on 12,000 images, three times over")
-    parser.add_argument("--arrays", default="data/arrays", help="what `dvc repro preprocess` made")
     arguments = parser.parse_args()
     mode = "quick" if arguments.quick else "full"
 
@@ -133,7 +132,7 @@ def main() -> None:
     for turn in range(QUICK_ROUNDS if arguments.quick else 1):
         for case in CASES:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
-            measured[case].append(measure(case, arguments.arrays, QUICK_IMAGES if arguments.quick else None))
+            measured[case].append(measure(case, *(QUICK if arguments.quick else [])))
     rows = {
         case: {key: statistics.median(row[key] for row in each) for key in each[0]} for case, each in measured.items()
     }

@@ -1,0 +1,52 @@
+"""What a larger data set costs: `python bench/growth.py` trains `compact` for an epoch on 1, 4 and 16 times the images.
+
+The larger ones are made in a temporary folder (0.7 GiB). Speed should stay and memory should not grow. Writes
+bench/results/growth.csv.
+"""
+
+import csv
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from run import HERE, measure
+
+from mnistflow import splits
+from mnistflow.splits import Split
+from mnistflow.workspace import replacing
+
+ARRAYS = Path("data/arrays")
+TIMES = (1, 4, 16)
+COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")
+
+
+def main() -> None:
+    """Make, train, print, write."""
+    training = splits.load(ARRAYS / "training")
+    rows = []
+    for times in TIMES:
+        with tempfile.TemporaryDirectory() as folder:
+            larger = Split(*(np.concatenate([array] * times) for array in training))
+            splits.save(Path(folder, "training"), larger)
+            for name in ("validation", "test"):
+                splits.save(Path(folder, name), splits.load(ARRAYS / name))
+            # Two epochs' worth of warm-up would hide nothing: the first step compiles, the rest is what is measured.
+            row = measure("compact", "--arrays", folder, "--set", "epochs=2")
+        rows.append({"times": times, "images": len(larger.labels), **row})
+        print(
+            f"{times:2}x, {len(larger.labels):9,} images: {row['images_per_s']:8,.0f} images/s, "
+            f"peak {row['peak_rss_mib']:,.0f} MiB",
+            file=sys.stderr,
+            flush=True,
+        )
+    path = HERE / "results/growth.csv"
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
