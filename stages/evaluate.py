@@ -5,12 +5,13 @@ from pathlib import Path
 
 from mnistflow import cli, evaluation, models, params, splits, tracking
 from mnistflow.datasets import DATASETS
-from mnistflow.workspace import md5, read_json, write_json
+from mnistflow.workspace import check_vouched, md5, read_json, write_json
 
 
 def main(trained: Path, test_set: Path, evaluated: Path, metrics: Path) -> None:
     classes = DATASETS[params.load().fetch.dataset].classes
     details = read_json(trained / "training.json")
+    check_vouched(trained / "model.keras")
     model = models.load(trained / "model.keras")
     test = splits.load(test_set)
 

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from mnistflow import cli, figures, history, models, params, splits, tracking, training, workspace
 from mnistflow.history import Epoch
+from mnistflow.params import ModelParams
+from mnistflow.splits import Split
 
 
 def main(name: str, training_set: Path, validation_set: Path, output: Path) -> None:
@@ -29,37 +31,41 @@ def main(name: str, training_set: Path, validation_set: Path, output: Path) -> N
     unfinished = workspace.cache() / "training" / f"{name}-{training.fingerprint(name, chosen, *data)}"
 
     tracking.connect()
-    with tracking.training_run(name, unfinished / "run_id", details, train):
-        steps = -(-len(train.labels) // chosen.batch_size)
-        print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each")
-        with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
-
-            def on_step(done: int) -> None:
-                bar.update(done - bar.n)
-
-            def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
-                bar.clear()
-                print(describe(rows, seconds), flush=True)
-                bar.reset()
-                tracking.log_epochs(rows, seconds)
-
-            model, progress = training.train(
-                name, chosen, train, validation, unfinished / "state.npz", on_step, on_epoch
-            )
-
-        best = history.best(progress.history)
-        print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")
-        models.save(output / "model.keras", model)
-        history.write(output / "history.csv", progress.history)
-        workspace.write_text(output / "summary.txt", models.summary(model))
-        figures.save(output / "loss.png", figures.loss_curve(progress.history))
-        workspace.write_json(
-            output / "training.json",
-            {**details, "epochs": len(progress.history), "best_epoch": best.epoch, "parameters": model.count_params()},
-        )
-        tracking.log_outputs(output, validation, progress.seconds)
-        tracking.adopt_evaluation(output)
+    try:
+        with tracking.training_run(name, unfinished / "attempt", details, train):
+            model, progress = fit(name, chosen, train, validation, unfinished / "state.npz")
+            best = history.best(progress.history)
+            print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")
+            details |= {"epochs": len(progress.history), "best_epoch": best.epoch, "parameters": model.count_params()}
+            models.save(output / "model.keras", model)
+            history.write(output / "history.csv", progress.history)
+            workspace.write_text(output / "summary.txt", models.summary(model))
+            workspace.write_json(output / "training.json", details)
+            figures.save(output / "loss.png", figures.loss_curve(progress.history))
+            tracking.log_outputs(output, validation, progress.seconds)
+            tracking.adopt_evaluation(output)
+    except training.Diverged:
+        shutil.rmtree(unfinished)  # it would diverge again
+        raise
     shutil.rmtree(unfinished)
+
+
+def fit(name: str, chosen: ModelParams, train: Split, validation: Split, state: Path) -> tuple[Any, training.Progress]:
+    """Train with a line per epoch on the screen and its figures in MLflow while it goes on."""
+    steps = -(-len(train.labels) // chosen.batch_size)
+    print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each")
+    with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def on_step(done: int) -> None:
+            bar.update(done - bar.n)
+
+        def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+            bar.clear()
+            print(describe(rows, seconds), flush=True)
+            bar.reset()
+            tracking.log_epochs(rows, seconds)
+
+        return training.train(name, chosen, train, validation, state, on_step, on_epoch)
 
 
 def describe(rows: Sequence[Epoch], seconds: float) -> str:

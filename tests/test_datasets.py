@@ -2,7 +2,9 @@
 
 import gzip
 import struct
+import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEST, TRAIN, Mirror, describe_tiny, serve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mnistflow import datasets
 from mnistflow.workspace import WorkflowError
@@ -181,6 +185,7 @@ def pack(path: Path, content: bytes) -> Path:
 
 
 HEADER = bytes([0, 0, 8, 1])
+HEADER3 = bytes([0, 0, 8, 3])
 
 
 @pytest.mark.parametrize(
@@ -232,3 +237,30 @@ def test_the_tiny_files_decode(tiny_files: Path) -> None:
     for part, count in (("train", TRAIN), ("t10k", TEST)):
         images, labels = datasets.read_part(tiny_files, part)
         assert (images.shape, labels.shape) == ((count, 28, 28), (count,))
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    st.binary(max_size=40)
+    | st.tuples(st.sampled_from([HEADER, bytes([0, 0, 8, 3])]), st.binary(max_size=40)).map(b"".join)
+)
+def test_any_bytes_are_decoded_or_refused_with_a_sentence(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pack(Path(folder, "x.gz"), content)
+        for dimensions in (1, 3):
+            try:
+                values = datasets.read_idx(path, dimensions)
+            except WorkflowError as error:
+                assert str(error).startswith(str(path))
+            else:
+                assert values.size == len(content) - 4 - 4 * dimensions
+
+
+def test_a_header_that_promises_gigabytes_costs_nothing(tmp_path: Path) -> None:
+    path = pack(tmp_path / "x.gz", HEADER3 + struct.pack(">III", 2**32 - 1, 2**20, 2**20) + bytes(100))
+    tracemalloc.start()
+    with pytest.raises(WorkflowError, match="but 100 follow"):
+        datasets.read_idx(path, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000

@@ -189,7 +189,7 @@ def wait_for(condition: Any, process: Any, seconds: float = 120) -> None:
 
 
 def forget(project: Project, out: str) -> None:
-    """Delete a folder from DVC's cache, so that it can't be brought back without running its stage."""
+    """Delete an output from DVC's cache, so that it can't be brought back without running its stage."""
     lock = YAML(typ="safe").load(project.folder / "dvc.lock")
     (md5,) = (each["md5"] for stage in lock["stages"].values() for each in stage["outs"] if each["path"] == out)
     (project.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
@@ -203,7 +203,7 @@ def test_a_stopped_training_goes_on_and_ends_in_the_same_bytes(
     first = runs(store, "tags.model = 'compact'")[-1]
     states = repro.folder / ".cache/training"
 
-    forget(repro, "models/compact")
+    forget(repro, "models/compact/model.keras")
     process = repro.start("dvc", "repro", "--force", "--single-item", "train@compact")
     wait_for(lambda: list(states.glob("*/state.npz")), process)
     os.killpg(process.pid, how)

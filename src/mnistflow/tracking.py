@@ -4,15 +4,15 @@ The only module that imports mlflow. Nothing in the workflow reads a result from
 `record` can write a run from them when a tracking store has never seen their model.
 """
 
-import json
 import logging
 import os
 import platform
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -21,25 +21,28 @@ from typing import Any
 # MLflow reports its use over the network unless told otherwise before it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Its seven tries at a server that is down take four minutes, before a training that takes one.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
 import mlflow.data
 import mlflow.pyfunc
 import numpy as np
-from mlflow.entities import Metric, Run
+from filelock import FileLock
+from mlflow.entities import LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from mnistflow import evaluation, figures, history
-from mnistflow.backend import keras
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.history import Epoch
 from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, md5, read_json, root
+from mnistflow.workspace import WorkflowError, check_vouched, md5, read_json, root, write_text
 
 EXPERIMENT = "mnistflow"
-MODEL_MD5 = "model_md5"  # the tag by which a run is found
+MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
+ATTEMPT = "attempt"  # the tag by which it is found before
 OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
 CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 
@@ -57,15 +60,11 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
     mlflow.set_tracking_uri(uri)
+    # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
+    served = uri.startswith(("http://", "https://"))
     try:
-        # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
-        served = uri.startswith(("http://", "https://"))
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            artifacts = None if served else (root() / "mlruns").as_uri()
-            # The tag opens the experiment in the UI's view for trained models rather than that for language models.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            mlflow.create_experiment(EXPERIMENT, artifacts, kind)
-        mlflow.set_experiment(EXPERIMENT)
+        with _alone_in(uri):
+            _choose_experiment(None if served else (root() / "mlruns").as_uri())
     except MlflowException as error:
         reason = str(error).splitlines()[0][:200]
         raise WorkflowError(
@@ -74,23 +73,38 @@ def connect() -> None:
         ) from error
 
 
+def _choose_experiment(artifacts: str | None) -> None:
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        # The tag opens the experiment in the UI's view for trained models rather than that for language models.
+        mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
+    mlflow.set_experiment(EXPERIMENT)
+
+
+def _alone_in(uri: str) -> AbstractContextManager[Any]:
+    """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
+    path = uri.removeprefix("sqlite:///")
+    return nullcontext() if path == uri else FileLock(f"{path}.lock")
+
+
 @contextmanager
 def training_run(name: str, marker: Path, details: Mapping[str, Any], training: Split) -> Iterator[Run]:
     """An MLflow run for a training, marked finished, failed or killed when the block ends.
 
-    `marker` is a file that holds the run's id while the training is not complete: a training that goes on after a crash
-    goes on in its own run. `details` is what the train stage writes to training.json.
+    `marker` is a file that holds a name of this attempt while the training is not complete: a training that goes on
+    after a crash goes on in its own run. It is written before the run is made, so that no crash leaves a run without an
+    owner. `details` is what the train stage writes to training.json.
     """
-    run_id = marker.read_text(encoding="utf-8") if marker.is_file() else None
-    if run_id and not _exists(run_id):
-        run_id = None
-    run = mlflow.start_run(run_id=run_id, run_name=name, tags=None if run_id else _provenance(name))
+    if not marker.is_file():
+        write_text(marker, uuid.uuid4().hex)
+    attempt = marker.read_text(encoding="utf-8")
+    begun = _find(f"tags.{ATTEMPT} = '{attempt}'")
+    if begun:
+        run = mlflow.start_run(run_id=begun.info.run_id)
+    else:
+        run = mlflow.start_run(run_name=name, tags={**_provenance(name), ATTEMPT: attempt})
     try:
-        if run_id is None:
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.write_text(run.info.run_id, encoding="utf-8")
-            log_details(details)
-            log_dataset(details, training)
+        log_details(details)
+        log_dataset(details, training)
         yield run
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
@@ -101,15 +115,10 @@ def training_run(name: str, marker: Path, details: Mapping[str, Any], training: 
     mlflow.end_run("FINISHED")
 
 
-def _exists(run_id: str) -> bool:
-    try:
-        return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException:
-        return False
-
-
 def _provenance(name: str) -> dict[str, str]:
     """Tags that say what was run, where, and from which state of the code."""
+    from mnistflow.backend import keras  # `record` has no need of it, and it takes seconds to import
+
     # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
     commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
     tags = {
@@ -196,10 +205,27 @@ def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> N
         mlflow.log_metric("seconds", seconds)
     for file in sorted(folder.iterdir()):
         mlflow.log_artifact(str(file))
+    if not _has_model():
+        _log_model(folder / "model.keras", details["model"], example)
+    mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
+
+
+def _has_model() -> bool:
+    """Whether the active run has its logged model; one that a crash left half-logged is deleted."""
+    run, client = mlflow.active_run(), mlflow.MlflowClient()
+    assert run is not None
+    for output in client.get_run(run.info.run_id).outputs.model_outputs:
+        if client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
+            return True
+        client.delete_logged_model(output.model_id)
+    return False
+
+
+def _log_model(path: Path, name: str, example: Split) -> None:
     mlflow.pyfunc.log_model(
-        name=details["model"],
+        name=name,
         python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts={"model": str(folder / "model.keras")},
+        artifacts={"model": str(path)},
         signature=ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE))]),
             outputs=Schema(
@@ -213,7 +239,6 @@ def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> N
         # Named here, because finding them out takes a process that loads the model.
         pip_requirements=[f"{package}=={metadata.version(package)}" for package in _needed()],
     )
-    mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
 
 
 def _needed() -> list[str]:
@@ -224,14 +249,15 @@ def _needed() -> list[str]:
 
 def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
     """The newest run that trained the model with this hash; with `evaluated`, that also holds its test metrics."""
+    return _find(f"tags.{MODEL_MD5} = '{model_md5}'" + (" and metrics.test_accuracy >= 0" if evaluated else ""))
+
+
+def _find(condition: str) -> Run | None:
+    """The newest run of the experiment that meets a condition."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    found = mlflow.MlflowClient().search_runs(
-        [experiment.experiment_id],
-        f"tags.{MODEL_MD5} = '{model_md5}'" + (" and metrics.test_accuracy >= 0" if evaluated else ""),
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
+    order = ["attributes.start_time DESC"]
+    found = mlflow.MlflowClient().search_runs([experiment.experiment_id], condition, order_by=order, max_results=1)
     return found[0] if found else None
 
 
@@ -287,7 +313,8 @@ def record(
 
 def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
-    details = json.loads((trained / "training.json").read_text(encoding="utf-8"))
+    check_vouched(trained / "model.keras")
+    details = read_json(trained / "training.json")
     tags = {"model": details["model"], "restored": "true"}
     with mlflow.start_run(run_name=details["model"], tags=tags) as run:
         log_details(details)

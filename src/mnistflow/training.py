@@ -116,6 +116,10 @@ def learning_rate(settings: ModelParams, steps_per_epoch: int) -> "float | OneCy
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "nadam": keras.optimizers.Nadam}
 
 
+class Diverged(WorkflowError):
+    """A training whose loss is no longer a number."""
+
+
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells how far an epoch is, and stops it when its loss is no longer a number."""
 
@@ -128,7 +132,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             rate = float(self.model.optimizer.learning_rate)
-            raise WorkflowError(
+            raise Diverged(
                 f"training of {self.model.name} diverged: its loss is {loss} in epoch {self._epoch}, step {batch + 1}, "
                 f"at a learning rate of {rate:.3g}; lower models.{self.model.name}.learning_rate in params.yaml."
             )
@@ -151,7 +155,7 @@ def train(
     told the steps done in the current epoch, `on_epoch` the history so far and the last epoch's seconds.
 
     Raises:
-        WorkflowError: the loss became infinite or not a number.
+        Diverged: the loss became infinite or not a number.
     """
     make_reproducible(settings.seed)
     model = models.MODELS[name]()
@@ -184,7 +188,7 @@ def train(
             )
         )
         if not math.isfinite(val_loss):
-            raise WorkflowError(
+            raise Diverged(
                 f"training of {name} diverged: its validation loss is {val_loss} after epoch {epoch}; "
                 f"lower models.{name}.learning_rate in params.yaml."
             )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +32,30 @@ def cache() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends, delete it when the block raises.
 
-    The folder is made if needed. The temporary name keeps the suffix, because NumPy and Keras choose a format by it.
+    The folder is made if needed. What a process of this machine left half-written there, because it was killed, is
+    deleted. The temporary name keeps the suffix, because NumPy and Keras choose a format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    host = platform.node()
+    for left in path.parent.glob(f".*@{host}-{path.name}"):
+        if not _is_running(int(left.name[1:].partition("@")[0])):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{os.getpid()}@{host}-{path.name}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,6 +81,24 @@ def read_json(path: Path) -> Any:
         raise WorkflowError(f"{path} is missing; `dvc repro` makes it.") from error
     except ValueError as error:
         raise WorkflowError(f"{path} is not JSON ({error}); delete it and run `dvc repro`.") from error
+
+
+def check_vouched(path: Path) -> None:
+    """Make sure that dvc.lock knows the file by its hash: that it came out of this pipeline, and whole.
+
+    A Keras archive can hold code; one that somebody else put there is not to be loaded.
+
+    Raises:
+        WorkflowError: the file is missing, or its hash is not in dvc.lock.
+    """
+    if not path.is_file():
+        raise WorkflowError(f"{path} is missing; `dvc repro` makes it.")
+    lock = Path("dvc.lock")
+    if not lock.is_file() or f" {md5(path)}\n" not in lock.read_text(encoding="utf-8"):
+        raise WorkflowError(
+            f"{path} is not the file that dvc.lock describes and will not be loaded; "
+            "run `dvc repro`, or `dvc checkout --force` to have that file back."
+        )
 
 
 def md5(path: Path) -> str:

@@ -1,6 +1,7 @@
 """A stage run by hand: wrong arguments, wrong places and interrupts end in one line; bugs keep their traceback."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HERE
 
-from mnistflow.workspace import replacing, write_text
+from mnistflow.workspace import WorkflowError, check_vouched, md5, replacing, write_text
 
 SCRIPT = """
 import errno, sys
@@ -61,3 +62,33 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert path.read_text() == "first"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    host = platform.node()
+    left, others, running = (
+        tmp_path / f".{child.pid}@{host}-file.txt",
+        tmp_path / f".{child.pid}@{host}-other.txt",
+        tmp_path / f".{os.getppid()}@{host}-file.txt",
+    )
+    for path in (left, others, running):
+        path.touch()
+    write_text(tmp_path / "file.txt", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([others, running, tmp_path / "file.txt"])
+
+
+def test_a_file_is_vouched_for_by_its_hash_in_dvc_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model.keras"
+    with pytest.raises(WorkflowError, match="is missing"):
+        check_vouched(model)
+    model.write_bytes(b"content")
+    with pytest.raises(WorkflowError, match="not the file that dvc.lock describes"):
+        check_vouched(model)
+    (tmp_path / "dvc.lock").write_text(f"      md5: {md5(model)}\n      size: 7\n")
+    check_vouched(model)
+    model.write_bytes(b"another")
+    with pytest.raises(WorkflowError, match="not the file that dvc.lock describes"):
+        check_vouched(model)
