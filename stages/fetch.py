@@ -9,8 +9,9 @@ from mnistflow import cli, datasets, params, workspace
 def main(output: Path) -> None:
     settings = params.load().fetch
     name = settings.dataset
-    sources = [*filter(None, [os.environ.get("MNISTFLOW_SOURCE")]), *settings.sources.get(name, [])]
-    datasets.fetch(name, sources, workspace.root(), workspace.cache() / "downloads" / name, output)
+    mine = os.environ.get("MNISTFLOW_SOURCE")
+    sources = [*([mine] if mine else []), *settings.sources.get(name, [])]
+    datasets.fetch(name, sources, workspace.root(), workspace.cache() / "downloads" / name, output, mine)
 
 
 if __name__ == "__main__":

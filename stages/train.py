@@ -24,6 +24,7 @@ def main(name: str, training_set: Path, validation_set: Path, output: Path) -> N
         "dataset": settings.fetch.dataset,
         "validation": settings.split.validation,
         "selected_on": "test" if settings.split.validation == "test" else "validation",
+        "training_images": len(train.labels),
         "training_sha256": splits.sha256(training_set),
     }
     # DVC empties the output folder before it runs a stage; what an interrupted training goes on from stays outside it.
@@ -32,7 +33,7 @@ def main(name: str, training_set: Path, validation_set: Path, output: Path) -> N
 
     tracking.connect()
     try:
-        with tracking.training_run(name, unfinished / "attempt", details, train):
+        with tracking.training_run(name, unfinished / "attempt", details):
             model, progress = fit(name, chosen, train, validation, unfinished / "state.npz")
             best = history.best(progress.history)
             print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")

@@ -140,6 +140,21 @@ def test_a_bad_mirror_gives_way_to_the_next_source(
     assert reason in capsys.readouterr().err
 
 
+def test_a_folder_that_somebody_asked_for_is_missed(
+    tmp_path: Path, tiny_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mine, reason in (
+        ("nowhere", "no such folder"),
+        ("ftp://x/", "neither a folder nor"),
+        ("http://[::1", "://[::1"),
+    ):
+        arguments = ([mine, str(tiny_files)], tmp_path, tmp_path / "downloads" / mine[:3], tmp_path / "raw", mine)
+        datasets.fetch("tiny", *arguments)
+        assert reason in capsys.readouterr().err
+    datasets.fetch("tiny", [f"file://{tiny_files}"], tmp_path, tmp_path / "new", tmp_path / "raw")
+    assert capsys.readouterr().err == ""
+
+
 def test_with_no_source_left_one_sentence_says_what_was_tried(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as raised:
         fetch(tmp_path, "nowhere", "http://127.0.0.1:1/")

@@ -49,11 +49,11 @@ def test_the_file_is_accepted_and_frozen() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "parts"),
     [
-        ("models.cnn.epochs", -1, ["models.cnn.epochs is -1", "greater than or equal to 1"]),
-        ("models.cnn.epochs", "5", ["models.cnn.epochs is '5'", "integer"]),
-        ("models.cnn.epochs", True, ["models.cnn.epochs is True", "integer"]),
-        ("models.cnn.learning_rate", 0, ["models.cnn.learning_rate is 0", "greater than 0"]),
-        ("models.cnn.learning_rate", float("nan"), ["models.cnn.learning_rate is nan", "finite"]),
+        ("models.cnn.epochs", -1, ["models.cnn.epochs is -1", "a whole number from 1 to 10000 is allowed"]),
+        ("models.cnn.epochs", "5", ["models.cnn.epochs is '5'", "whole number"]),
+        ("models.cnn.epochs", True, ["models.cnn.epochs is True", "whole number"]),
+        ("models.cnn.learning_rate", 0, ["models.cnn.learning_rate is 0", "a number above 0 to 1 is allowed"]),
+        ("models.cnn.learning_rate", float("nan"), ["models.cnn.learning_rate is nan", "a number above 0 to 1"]),
         ("models.cnn.learning_rat", 1, ["unknown key 'models.cnn.learning_rat'", "did you mean learning_rate?"]),
         ("models.cnn.optimizer", "sgd", ["models.cnn.optimizer is 'sgd'", "'adam', 'adamw' or 'nadam'"]),
         ("models.cnn.warmup", ABSENT, ["models.cnn", "one_cycle needs 'warmup'"]),
@@ -61,13 +61,15 @@ def test_the_file_is_accepted_and_frozen() -> None:
         ("models.cnnn", {}, ["unknown key 'models.cnnn'", "did you mean cnn?", "dense, cnn, compact"]),
         ("modles", {}, ["unknown key 'modles'", "did you mean models?"]),
         ("split", ABSENT, ["split is missing"]),
+        ("split.1", 2, ["unknown key 'split.1', which is 2", "validation, seed"]),
+        ("fetch.dataset", 7, ["fetch.dataset is 7", "mnist, fashion_mnist, kmnist, digits"]),
         ("split.validation", 60_000, ["split.validation is 60000", "60000 training images", "10 to 59990, or test"]),
         ("split.validation", 9, ["split.validation is 9", "from 10 up, or test"]),
         ("split.validation", "tset", ["split.validation is 'tset'", "or test"]),
         ("fetch.dataset", "minst", ["fetch.dataset", "'minst'", "did you mean mnist?", "kmnist, digits"]),
         ("fetch.sources.mnist", [], ["fetch.sources.mnist lists no source"]),
         ("evaluate.model", "cnnn", ["evaluate.model is 'cnnn'", "'dense', 'cnn' or 'compact'"]),
-        ("evaluate.target_accuracy", 99.28, ["evaluate.target_accuracy is 99.28", "less than or equal to 1"]),
+        ("evaluate.target_accuracy", 99.28, ["evaluate.target_accuracy is 99.28", "a number from 0 to 1 is allowed"]),
     ],
 )
 def test_a_slip_gets_a_sentence(path: str, value: Any, parts: list[str]) -> None:
@@ -125,6 +127,16 @@ def test_what_is_no_yaml_gets_a_sentence(tmp_path: Path, content: str, sentence:
     (tmp_path / "params.yaml").write_text(content)
     with pytest.raises(WorkflowError, match=sentence):
         params.load(tmp_path / "params.yaml")
+
+
+def test_a_misspelt_key_is_told_once() -> None:
+    values = changed("split.sede", VALUES["split"]["seed"])
+    del values["split"]["seed"]
+    with pytest.raises(
+        WorkflowError, match=r"^params\.yaml: unknown key 'split\.sede', which is 1; did you mean seed\?"
+    ) as raised:
+        params.parse(values)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_and_a_binary_one_get_a_sentence(tmp_path: Path) -> None:

@@ -140,13 +140,17 @@ def test_the_run_in_mlflow_holds_everything(repro: Project, store: mlflow.Mlflow
         ]
     metrics = json.loads(repro.read(f"metrics/{model}.json"))
     assert run.data.metrics["test_accuracy"] == metrics["accuracy"]
-    assert {"seconds", "epoch_seconds", "test_milliseconds_per_image", "best_epoch", "parameters"} <= set(
-        run.data.metrics
-    )
+    assert {"seconds", "epoch_seconds", "test_milliseconds_per_image", "parameters"} <= set(run.data.metrics)
+    best = min(history, key=lambda row: float(row["val_loss"]))
+    kept = ("best_epoch", "best_val_loss", "best_val_accuracy")
+    assert [run.data.metrics[key] for key in kept] == [
+        float(best[key]) for key in ("epoch", "val_loss", "val_accuracy")
+    ]
     tags = run.data.tags
     assert tags["git_dirty"] == "false"
     assert tags["mlflow.source.git.commit"] == repro.run("git", "rev-parse", "HEAD~1").strip()
     assert tags["processor"]
+    assert len(run.inputs.dataset_inputs) == 1
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
     assert json.loads(repro.read(f"models/{model}/training.json"))["training_sha256"].startswith(
         run.inputs.dataset_inputs[0].dataset.digest
@@ -235,8 +239,9 @@ def test_a_slip_in_params_stops_everything_and_deletes_nothing(repro: Project) -
         repro.set(models__compact__epochs=-1)
         output = repro.dvc("repro", status=255)
         assert stages_run(output) == ["params"]
-        assert "error: params.yaml: models.compact.epochs is -1; greater than or equal to 1 is expected." in output
+        assert "error: params.yaml: models.compact.epochs is -1; a whole number from 1 to 10000 is allowed." in output
         assert "Traceback" not in output
+        assert repro.run("git", "status", "--porcelain").split() == ["M", "params.yaml"]
     finally:
         (repro.folder / "params.yaml").write_bytes(params)
     assert hashes(repro, *OUTPUTS) == before
@@ -301,3 +306,5 @@ def test_a_store_that_never_saw_the_models_is_filled_from_the_outputs(repro: Pro
         assert run.data.metrics["test_accuracy"] == metrics["accuracy"]
         assert client.get_metric_history(run.info.run_id, "val_loss")
         assert run.outputs.model_outputs
+        assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
+        assert run.data.tags["mlflow.source.git.commit"] == "unknown"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mnistflow import history, models, splits, training
+from mnistflow.backend import make_reproducible
 from mnistflow.history import Epoch
 from mnistflow.params import ModelParams
 from mnistflow.splits import Split
@@ -54,33 +55,53 @@ def test_loss_falls(tiny: Tiny, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cnn", "compact"])
 def test_an_interrupted_training_ends_in_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name)
+    undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name, epochs=3)
     state = tmp_path / "state.npz"
-    for epoch in (1, 3):
-        with pytest.raises(Interrupted):
-            train(tiny, state, name, interrupt_after=epoch)
-    resumed, progress = train(tiny, state, name)
+    with pytest.raises(Interrupted):
+        train(tiny, state, name, epochs=3, interrupt_after=1)
+    resumed, progress = train(tiny, state, name, epochs=3)
     assert progress.history == expected.history
     models.save(tmp_path / "one.keras", undisturbed)
     models.save(tmp_path / "two.keras", resumed)
     assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
 
 
+def misleading(tiny: Tiny) -> Tiny:
+    """A validation set with wrong labels: the more a model learns, the worse it does there."""
+    return tiny[0], Split(tiny[1].images, (tiny[1].labels + 1) % 10)
+
+
 def test_the_best_epoch_is_kept_not_the_last(tiny: Tiny, tmp_path: Path) -> None:
-    # A rate at which later epochs undo what earlier ones learned.
-    model, progress = train(tiny, tmp_path / "s.npz", "dense", learning_rate=0.2, schedule="constant", epochs=10)
+    model, progress = train(misleading(tiny), tmp_path / "s.npz", "dense")
     best = history.best(progress.history)
     assert best.val_loss == min(epoch.val_loss for epoch in progress.history)
-    assert best.epoch < progress.history[-1].epoch
+    assert best.epoch < progress.history[-1].epoch == SETTINGS.epochs
     model.compile(loss="sparse_categorical_crossentropy")
-    assert model.evaluate(*tiny[1], verbose=0) == pytest.approx(best.val_loss, rel=1e-5)
+    assert model.evaluate(*misleading(tiny)[1], verbose=0) == pytest.approx(best.val_loss, rel=1e-5)
 
 
 def test_patience_ends_a_training(tiny: Tiny, tmp_path: Path) -> None:
-    _, progress = train(
-        tiny, tmp_path / "s.npz", "dense", learning_rate=0.2, schedule="constant", epochs=50, patience=2
-    )
+    _, progress = train(misleading(tiny), tmp_path / "s.npz", "dense", epochs=50, patience=2)
     assert len(progress.history) == history.best(progress.history).epoch + 2 < 50
+
+
+def test_the_seed_decides_weights_order_and_shifts(tiny: Tiny, tmp_path: Path) -> None:
+    first, again, other = (
+        train(tiny, tmp_path / f"{place}.npz", "dense", epochs=1, seed=seed)[1].history
+        for place, seed in enumerate((1, 1, 2))
+    )
+    assert first == again != other
+    for shift in (0, 1):
+        batches = [
+            training.Batches(tiny[0], SETTINGS.model_copy(update={"seed": seed, "shift": shift}), epoch=1)
+            for seed in (1, 2)
+        ]
+        assert not np.array_equal(batches[0][0][0], batches[1][0][0])
+    initial = []
+    for seed in (1, 2):
+        make_reproducible(seed)
+        initial.append(models.dense().get_weights()[0])
+    assert not np.array_equal(*initial)
 
 
 def test_a_diverging_training_stops_and_says_where(tiny: Tiny, tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from mnistflow.workspace import WorkflowError, replacing
+from mnistflow.workspace import WorkflowError, replacing, without_password
 
 Images = npt.NDArray[np.uint8]  # (n, 28, 28): 0 is background, 255 is ink
 Labels = npt.NDArray[np.uint8]  # (n,): 0 to 9
@@ -110,11 +109,14 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def fetch(name: str, sources: Sequence[str], project: Path, downloads: Path, output: Path) -> None:
+def fetch(
+    name: str, sources: Sequence[str], project: Path, downloads: Path, output: Path, must: str | None = None
+) -> None:
     """Put the four files of the data set `name` into the folder `output`, each with the published SHA-256.
 
     Sources are tried in order, for each file anew: a folder (relative to `project`) or a URL under which the files
-    have their usual names. What was downloaded stays in `downloads` and is not fetched again while its hash is right.
+    have their usual names. A folder that is not there is passed over in silence, unless it is `must`, the one that
+    somebody asked for. What was downloaded stays in `downloads` and is not fetched again while its hash is right.
 
     Raises:
         WorkflowError: no source gave a file; the message lists what was tried and why it failed.
@@ -128,25 +130,30 @@ def fetch(name: str, sources: Sequence[str], project: Path, downloads: Path, out
         if kept.is_file() and _sha256(kept) == sha256:
             print(f"{file}: already here")
         else:
-            print(f"{file}: from {_fetch_file(name, file, sha256, sources, project, kept)}")
+            print(f"{file}: from {_fetch_file(name, file, sha256, sources, project, kept, must)}")
         with replacing(output / file) as temporary:
             shutil.copyfile(kept, temporary)
 
 
-def _fetch_file(name: str, file: str, sha256: str, sources: Sequence[str], project: Path, kept: Path) -> str:
+def _fetch_file(
+    name: str, file: str, sha256: str, sources: Sequence[str], project: Path, kept: Path, must: str | None
+) -> str:
     """Bring `file` to `kept` from the first source that has it right; returns that source."""
     failures = []
     for source in sources:
+        shown = without_password(source)
         try:
-            if urlsplit(source).scheme in ("http", "https"):
+            if source.startswith(("http://", "https://")):
                 _download(source.rstrip("/") + "/" + file, sha256, kept)
+            elif "://" in source.removeprefix("file://"):
+                raise _SourceError("neither a folder nor an http address")
             else:
-                _copy((project / Path(source).expanduser()) / file, sha256, kept)
-            return source
+                _copy((project / Path(source.removeprefix("file://")).expanduser()) / file, sha256, kept)
+            return shown
         except _SourceError as error:
-            failures.append(f"{source}: {error}")
-            if error.remarkable:
-                print(f"{file}: {source}: {error}", file=sys.stderr)
+            failures.append(f"{shown}: {error}")
+            if error.remarkable or source == must:
+                print(f"{file}: {shown}: {error}; trying the next source", file=sys.stderr)
     tried = "; ".join(failures) or "no source is listed"
     raise WorkflowError(
         f"{file} of {name} could not be had ({tried}); "
@@ -164,7 +171,8 @@ class _SourceError(Exception):
 
 def _copy(path: Path, sha256: str, kept: Path) -> None:
     if not path.is_file():
-        raise _SourceError("no such file" if path.parent.is_dir() else "no such folder", remarkable=False)
+        reason = "no such file in it" if path.parent.is_dir() else "no such folder"
+        raise _SourceError(reason, remarkable=False)
     if (found := _sha256(path)) != sha256:
         raise _SourceError(_wrong_hash(found, sha256))
     with replacing(kept) as temporary:

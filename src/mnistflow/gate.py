@@ -41,8 +41,11 @@ def accuracy_at(revision: str) -> float | None:
     """The selected model's accuracy as committed at a Git revision; None where it had none yet.
 
     Raises:
-        WorkflowError: DVC can't read that revision.
+        WorkflowError: there is no such revision, or DVC can't read it.
     """
+    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    if subprocess.run(verify, capture_output=True, check=False).returncode:
+        raise WorkflowError(f"{revision!r} is no commit of this repository; REV=main or REV=HEAD~1 would be one.")
     command = [sys.executable, "-m", "dvc", "metrics", "diff", "--json", "--all", revision, "--targets", str(SELECTED)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -55,9 +58,13 @@ def main(revision: str) -> None:
     """Print the verdict; fail with a sentence for each thing that is wrong."""
     evaluate = params.load().evaluate
     selected = read_json(SELECTED)
+    if selected != read_json(SELECTED.with_name(f"{evaluate.model}.json")):
+        raise WorkflowError(f"{SELECTED} does not hold the metrics of {evaluate.model}; run `dvc repro`.")
     others = {"the dense baseline": read_json(BASELINE)["accuracy"]}
     earlier = accuracy_at(revision)
-    if earlier is not None:
+    if earlier is None:
+        print(f"commit {revision} has no metrics to compare with")
+    else:
         others[f"commit {revision}"] = earlier
     if found := complaints(selected, evaluate.target_accuracy, others):
         raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(found)}.")

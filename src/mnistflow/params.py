@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -139,10 +140,16 @@ def parse(values: Any, source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        sentences = (_sentence(detail, values) for detail in error.errors())
-        raise WorkflowError(
-            "\n       ".join(f"{source}: {sentence}." for sentence in dict.fromkeys(sentences))
-        ) from error
+        sentences = dict.fromkeys(_sentence(detail, values) for detail in error.errors())
+        # A misspelt key is missing too, under its right name; once is enough.
+        told = [line for line in sentences if not any(f"mean {_missing(line)}?" in other for other in sentences)]
+        raise WorkflowError("\n       ".join(f"{source}: {sentence}." for sentence in told)) from error
+
+
+def _missing(sentence: str) -> str | None:
+    """The last part of the key that a sentence calls missing."""
+    key, found, _ = sentence.partition(" is missing")
+    return key.rpartition(".")[2] if found else None
 
 
 def _sentence(detail: Any, values: Any) -> str:
@@ -159,31 +166,50 @@ def _sentence(detail: Any, values: Any) -> str:
             continue
         location.append(part)
     key = ".".join(map(str, location))
-    found = detail["input"]
-    context = detail.get("ctx", {})
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r};{_nearest(str(location[-1]), _keys_of(location[:-1]))}"
+    found = repr(detail["input"])
+    if len(found) > 60:
+        found = found[:57] + "..."
+    fields = _section(location[:-1]).model_fields
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
+        return f"unknown key {key!r}, which is {found};{_nearest(str(location[-1]), fields)}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     if detail["type"] == "value_error":
         prefix = f"{key}: " if len(location) > 1 else ""
-        return prefix + str(context["error"])
-    if key == "split.validation":
-        return f"{key} is {found!r}; a whole number of images from {CLASSES} up, or test, is allowed"
+        return prefix + str(detail["ctx"]["error"])
     if not key:
         return "it should hold the sections fetch, split, models and evaluate"
+    if key == "split.validation":
+        return f"{key} is {found}; a whole number of images from {CLASSES} up, or test, is allowed"
+    if key == "fetch.dataset":
+        return f"{key} is {found}; allowed are {', '.join(DATASETS)}"
+    field = fields.get(str(location[-1]))
+    if field and (bounds := _bounds(field)):
+        return f"{key} is {found}; a {'whole ' * (field.annotation is int)}number {bounds} is allowed"
     message = detail["msg"].removeprefix("Input should be ")
-    return f"{key} is {found!r}; {message} is expected"
+    return f"{key} is {found}; {message} is expected"
 
 
-def _keys_of(location: list[Any]) -> list[str]:
+def _section(location: list[Any]) -> type[BaseModel]:
+    """The class of the section at a place in the file."""
     sections: dict[tuple[Any, ...], type[BaseModel]] = {
         (): Params,
         ("fetch",): FetchParams,
         ("split",): SplitParams,
         ("evaluate",): EvaluateParams,
     }
-    return list(sections.get(tuple(location), ModelParams).model_fields)
+    return sections.get(tuple(location), ModelParams)
+
+
+def _bounds(field: FieldInfo) -> str:
+    """What a number may be, in words; nothing where the field has no bounds."""
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    return " ".join(
+        f"{word} {getattr(bound, name)}"
+        for name, word in words.items()
+        for bound in field.metadata
+        if getattr(bound, name, None) is not None
+    )
 
 
 def _nearest(word: str, known: Any) -> str:
@@ -192,9 +218,11 @@ def _nearest(word: str, known: Any) -> str:
     return (f" did you mean {nearest[0]}?" if nearest else "") + f" known are {', '.join(known)}"
 
 
-def main() -> None:
-    """Check params.yaml: `python -m mnistflow.params`."""
+def main(dataset: str) -> None:
+    """Check params.yaml, and the name of the data set that is about to be chosen: `python -m mnistflow.params NAME`."""
     load()
+    if dataset and dataset not in DATASETS:
+        raise WorkflowError(f"DATASET={dataset} is no data set here;{_nearest(dataset, DATASETS)}.")
 
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ from mlflow.entities import LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnistflow import evaluation, figures, history
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.history import Epoch
 from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, check_vouched, md5, read_json, root, write_text
+from mnistflow.workspace import WorkflowError, check_vouched, md5, read_json, root, without_password, write_text
 
 EXPERIMENT = "mnistflow"
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
@@ -50,27 +51,36 @@ CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 def connect() -> None:
     """Choose the tracking store and the experiment; makes both if needed.
 
-    MLFLOW_TRACKING_URI wins; otherwise the store is mlflow.db in the project's folder, where `mlflow ui` looks, with
-    its artifacts in mlruns/.
-
     Raises:
-        WorkflowError: the store can't be reached.
+        WorkflowError: the store can't be used.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
     served = uri.startswith(("http://", "https://"))
     try:
         with _alone_in(uri):
             _choose_experiment(None if served else (root() / "mlruns").as_uri())
-    except MlflowException as error:
-        reason = str(error).splitlines()[0][:200]
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise WorkflowError(
-            f"the MLflow tracking store {uri} can't be used ({reason}); "
-            "start it, or unset MLFLOW_TRACKING_URI to record in this folder."
+            f"the MLflow tracking store {without_password(uri)} can't be used: {without_password(reason)[:400]} "
+            "(mend that, or set MLFLOW_TRACKING_URI to another store; unset, it is mlflow.db in this folder)"
         ) from error
+
+
+def tracking_uri() -> str:
+    """The store's address: MLFLOW_TRACKING_URI, else mlflow.db in the project's folder, where `mlflow ui` looks.
+
+    A relative path in it is one from the project's folder: an experiment's copy of the project is soon deleted.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, colon, path = uri.partition("sqlite:///")
+    if colon and not scheme:
+        return f"sqlite:///{root() / path}"
+    return uri if ":" in uri else str(root() / uri)
 
 
 def _choose_experiment(artifacts: str | None) -> None:
@@ -87,7 +97,7 @@ def _alone_in(uri: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def training_run(name: str, marker: Path, details: Mapping[str, Any], training: Split) -> Iterator[Run]:
+def training_run(name: str, marker: Path, details: Mapping[str, Any]) -> Iterator[Run]:
     """An MLflow run for a training, marked finished, failed or killed when the block ends.
 
     `marker` is a file that holds a name of this attempt while the training is not complete: a training that goes on
@@ -104,7 +114,7 @@ def training_run(name: str, marker: Path, details: Mapping[str, Any], training: 
         run = mlflow.start_run(run_name=name, tags={**_provenance(name), ATTEMPT: attempt})
     try:
         log_details(details)
-        log_dataset(details, training)
+        log_dataset(details)
         yield run
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
@@ -128,9 +138,11 @@ def _provenance(name: str) -> dict[str, str]:
         "python": platform.python_version(),
         "keras_backend": keras.backend.backend(),
     }
-    if commit:
+    changed = _git("diff", "--name-only", commit or "HEAD", "--", *CODE)
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
+    if commit and changed is not None and new is not None:
         tags["mlflow.source.git.commit"] = commit
-        tags["git_dirty"] = str(_git("diff", "--name-only", commit, "--", *CODE) != "").lower()
+        tags["git_dirty"] = str(bool(changed or new)).lower()
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
     return tags
@@ -161,15 +173,13 @@ def log_details(details: Mapping[str, Any]) -> None:
     mlflow.set_tag("selected_on", details["selected_on"])
 
 
-def log_dataset(details: Mapping[str, Any], training: Split) -> None:
-    """Tell the active run which images it was trained on, by name and digest."""
-    dataset = mlflow.data.from_numpy(
-        np.asarray(training.images),
-        targets=np.asarray(training.labels),
-        name=details["dataset"],
-        digest=details["training_sha256"][:16],
-    )
-    mlflow.log_input(dataset, context="training", tags={"images": str(len(training.labels))})
+def log_dataset(details: Mapping[str, Any]) -> None:
+    """Tell the active run which images it was trained on, by name, number and digest."""
+    images = details["training_images"]
+    # Stands for them all by its shape, which is all that MLflow looks at when it is told the digest.
+    blank = np.broadcast_to(np.uint8(0), (images, SIZE, SIZE))
+    dataset = mlflow.data.from_numpy(blank, name=details["dataset"], digest=details["training_sha256"][:16])
+    mlflow.log_input(dataset, context="training", tags={"images": str(images)})
 
 
 def log_epochs(rows: Sequence[Epoch], seconds: float | None = None) -> None:
@@ -200,7 +210,16 @@ def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> N
     `example` gives the logged model's input example; `seconds` is the time from start to end of training.
     """
     details = read_json(folder / "training.json")
-    mlflow.log_metrics({key: details[key] for key in ("best_epoch", "parameters")})
+    best = history.best(history.read(folder / "history.csv"))
+    # Beside the last epoch's figures, which MLflow shows for the run's: those of the epoch that was kept.
+    mlflow.log_metrics(
+        {
+            "best_epoch": best.epoch,
+            "best_val_loss": best.val_loss,
+            "best_val_accuracy": best.val_accuracy,
+            "parameters": details["parameters"],
+        }
+    )
     if seconds is not None:
         mlflow.log_metric("seconds", seconds)
     for file in sorted(folder.iterdir()):
@@ -315,9 +334,12 @@ def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
     check_vouched(trained / "model.keras")
     details = read_json(trained / "training.json")
-    tags = {"model": details["model"], "restored": "true"}
+    # MLflow would note what is checked out and running now, which is not what made this model.
+    unknown = {"mlflow.source.git.commit": "unknown", "mlflow.source.name": "restored from DVC's outputs"}
+    tags = {"model": details["model"], "restored": "true", **unknown}
     with mlflow.start_run(run_name=details["model"], tags=tags) as run:
         log_details(details)
+        log_dataset(details)
         log_epochs(history.read(trained / "history.csv"))
         log_outputs(trained, example)
     return mlflow.get_run(run.info.run_id)

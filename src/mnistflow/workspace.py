@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import Any
 
 class WorkflowError(Exception):
     """What the person at the keyboard can mend; its message is what they read, without a traceback."""
+
+
+def without_password(text: str) -> str:
+    """The text with the password of any address in it blotted out."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def root() -> Path:
