@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +43,22 @@ def measure(case: str, *options: str) -> dict[str, float]:
     """Run one case in a process of its own; `options` as measure.py takes them."""
     command = [sys.executable, str(HERE / "measure.py"), case, *options]
     environment = os.environ | {"STARTED": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    from mnistflow.tracking import processor
+    from mnistflow.tracking import installed, processor
 
-    packages = {distribution.name: distribution.version for distribution in metadata.distributions()}
-    versions = [f"{name} {packages[name]}" for name in ("tensorflow-cpu", "tensorflow", "keras") if name in packages]
     return {
         "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "python": platform.python_version(),
-        "versions": ", ".join(versions),
+        "versions": ", ".join(installed("tensorflow-cpu", "tensorflow", "keras")),
     }
 
 

@@ -168,6 +168,9 @@ def test_the_logged_model_classifies_raw_pixels(repro: Project, store: mlflow.Ml
     model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
     assert model.metadata.signature is not None
     assert model.metadata.saved_input_example_info is not None
+    needed = Path(mlflow.artifacts.download_artifacts(model.metadata.artifact_path), "requirements.txt").read_text()
+    assert {"mlflow", "keras", "numpy"} < set(re.findall(r"^[\w-]+(?===)", needed, re.MULTILINE))
+    assert "tensorflow" in needed
     test = splits.load(repro.folder / "data/arrays/test")
     said = model.predict(np.asarray(test.images))
     rows = csv.DictReader(repro.read("evaluation/cnn/predictions.csv").decode().splitlines())

@@ -1,7 +1,8 @@
 """The record in MLflow: one run per training, found again by the hash of the model that it trained.
 
-The only module that imports mlflow. Nothing in the workflow reads a result from here: DVC's outputs are the truth, and
-`record` can write a run from them when a tracking store has never seen their model.
+The only module that imports mlflow, but for serving.py, which MLflow stores with each model. Nothing in the workflow
+reads a result from here: DVC's outputs are the truth, and `record` can write a run from them when a tracking store has
+never seen their model.
 """
 
 import logging
@@ -12,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -256,14 +257,17 @@ def _log_model(path: Path, name: str, example: Split) -> None:
         ),
         input_example=np.asarray(example.images[:2]),
         # Named here, because finding them out takes a process that loads the model.
-        pip_requirements=[f"{package}=={metadata.version(package)}" for package in _needed()],
+        pip_requirements=installed("mlflow", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
     )
 
 
-def _needed() -> list[str]:
-    """The installed packages that a logged model needs."""
-    installed = {distribution.name for distribution in metadata.distributions()}
-    return [name for name in ("mlflow", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax") if name in installed]
+def installed(*packages: str) -> list[str]:
+    """Those of the packages that are installed, each as NAME==VERSION."""
+    found = []
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name}=={metadata.version(name)}")
+    return found
 
 
 def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
