@@ -123,7 +123,8 @@ def main() -> None:
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        training = Split(*(array[: arguments.images] for array in training))
+        if arguments.images:  # a slice of a memory-mapped array no longer knows its mapping, and can't let go of it
+            training = Split(*(array[: arguments.images] for array in training))
         settings = changed(params.load().models[name], changes)
         model = train_ours(name, settings, training, validation, times)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
