@@ -1,20 +1,18 @@
-"""What a larger data set costs: `python bench/growth.py` trains `compact` for an epoch on 1, 4 and 16 times the images.
+"""What a larger data set costs: `python bench/growth.py` trains `compact` on 1, 4 and 16 times the images.
 
 The larger ones are made in a temporary folder (0.7 GiB). Speed should stay and memory should not grow. Writes
 bench/results/growth.csv.
 """
 
-import csv
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from run import HERE, measure
+from run import HERE, measure, write_csv
 
 from mnistflow import splits
 from mnistflow.splits import Split
-from mnistflow.workspace import replacing
 
 ARRAYS = Path("data/arrays")
 TIMES = (1, 4, 16)
@@ -31,7 +29,7 @@ def main() -> None:
             splits.save(Path(folder, "training"), larger)
             for name in ("validation", "test"):
                 splits.save(Path(folder, name), splits.load(ARRAYS / name))
-            # Two epochs' worth of warm-up would hide nothing: the first step compiles, the rest is what is measured.
+            # The first epoch compiles; the second is what is measured.
             row = measure("compact", "--arrays", folder, "--set", "epochs=2")
         rows.append({"times": times, "images": len(larger.labels), **row})
         print(
@@ -41,10 +39,7 @@ def main() -> None:
             flush=True,
         )
     path = HERE / "results/growth.csv"
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(path, COLUMNS, rows)
     print(path)
 
 

@@ -113,18 +113,18 @@ def main() -> None:
     changes = dict(change.split("=", 1) for change in arguments.set)
     name = arguments.case.removeprefix("book-")
     times = Times()
-    if name != arguments.case:
+    is_book = name != arguments.case
+    if arguments.images:
+        training = Split(*(array[: arguments.images] for array in training))
+    elif is_book:  # it holds nothing out
+        training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
+    if is_book:
         import book
 
-        if not arguments.images:  # the book holds nothing out
-            training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
-        training = Split(*(array[: arguments.images] for array in training))
         model = train_book(name, training, test, times, int(changes.get("epochs", book.EPOCHS)))
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        if arguments.images:  # a slice of a memory-mapped array no longer knows its mapping, and can't let go of it
-            training = Split(*(array[: arguments.images] for array in training))
         settings = changed(params.load().models[name], changes)
         model = train_ours(name, settings, training, validation, times)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels

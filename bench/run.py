@@ -6,20 +6,23 @@ the processor's measured peak that training reaches; writes both to bench/result
 """
 
 import argparse
+import csv
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from mnistflow import figures
-from mnistflow.workspace import write_json
+from mnistflow.workspace import replacing, write_json
 
 HERE = Path(__file__).parent
 CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
@@ -79,17 +82,16 @@ def multiply_adds(name: str) -> int:
     """Multiply-adds of one image's way forward through a network's convolutions and dense layers."""
     from mnistflow import models
 
-    total = 0
-    for layer in models.MODELS[name]().layers:
-        if hasattr(layer, "kernel"):
-            positions = 1
-            for length in layer.output.shape[1:-1]:
-                positions *= length
-            weights = 1
-            for length in layer.kernel.shape:
-                weights *= length
-            total += positions * weights
-    return total
+    weighted = [layer for layer in models.MODELS[name]().layers if hasattr(layer, "kernel")]
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, float]]) -> None:
+    """Write those columns of the rows, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(rows)
 
 
 def table(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from run import HERE, machine, measure
+from run import HERE, machine, measure, write_csv
 from scipy import stats
 
 from mnistflow import figures
-from mnistflow.workspace import replacing
 
 RESULTS = HERE / "results"
 COLUMNS = ("seed", "accuracy", "epochs", "process_s", "peak_rss_mib")
@@ -72,10 +71,7 @@ def main() -> None:
         row = {"seed": seed, **measure(arguments.model, "--set", f"seed={seed}", *arguments.set)}
         print(f"seed {seed}: {row['accuracy']:.2%}, {row['process_s']:.0f} s", file=sys.stderr, flush=True)
         rows.append(row)
-    with replacing(RESULTS / f"seeds-{name}.csv") as temporary, temporary.open("w", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(RESULTS / f"seeds-{name}.csv", COLUMNS, rows)
     studies = {path.stem.removeprefix("seeds-"): read(path) for path in sorted(RESULTS.glob("seeds-*.csv"))}
     about = machine()
     figures.save(RESULTS / "seeds.png", draw(studies, f"{about['processor']}, {about['cores']} cores"))
