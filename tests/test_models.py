@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnistflow import models
-from mnistflow.backend import make_reproducible
+from mnistflow.backend import keras, make_reproducible
 from mnistflow.params import ModelName
 from mnistflow.workspace import WorkflowError
 
@@ -34,12 +34,23 @@ def test_raw_pixels_become_probabilities(name: str) -> None:
 
 
 def test_pooling_before_relu_is_the_book_s_function() -> None:
-    import book  # after backend.py has set up Keras
-
-    theirs = book.cnn()
+    layers = keras.layers
+    book = keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
     ours = models.cnn()
-    theirs.set_weights(ours.get_weights())
-    expected = theirs.predict(PIXELS[..., np.newaxis].astype(np.float32) / 255, verbose=0)
+    book.set_weights(ours.get_weights())
+    expected = book.predict(PIXELS[..., np.newaxis].astype(np.float32) / 255, verbose=0)
     np.testing.assert_allclose(ours.predict(PIXELS, verbose=0), expected, rtol=1e-5, atol=1e-7)
 
 
