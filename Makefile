@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := src
 export MLFLOW_DISABLE_TELEMETRY := true
 RUN := .venv/bin/python -m
+RECORD := $(RUN) mnistflow.record models evaluation metrics data/arrays/validation
 
 # Which commit `make check` compares with.
 REV ?= HEAD
@@ -29,8 +30,8 @@ help: ## this list
 repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
 	@$(RUN) mnistflow.params '$(DATASET)'
 	@$(if $(DATASET),$(RUN) dvc exp run $(OVERRIDES),$(RUN) dvc repro)
-	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
 	@$(MAKE) --no-print-directory compare
+	@$(RECORD)
 	@echo
 	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make ui, make check'
 
@@ -55,9 +56,13 @@ check: .venv/ready ## the gate: fails when the selected model misses its target 
 
 .PHONY: ui
 ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000
-	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+	@$(RECORD)
 	@echo 'The runs: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs   (Ctrl-C stops the server)'
 	@$(RUN) mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+
+.PHONY: record
+record: .venv/ready ## bring the MLflow record up to date, also with what its server missed while it was away
+	@$(RECORD)
 
 .PHONY: plots
 plots: .venv/ready ## interactive curves and confusion matrices as a page: dvc_plots/index.html

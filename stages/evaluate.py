@@ -3,15 +3,16 @@
 import time
 from pathlib import Path
 
-from mnistflow import cli, evaluation, models, params, splits, tracking
+from mnistflow import cli, evaluation, models, params, record, splits
 from mnistflow.datasets import DATASETS
-from mnistflow.workspace import check_vouched, md5, read_json, write_json
+from mnistflow.workspace import check_vouched, md5, read_json, settle, write_json
 
 
 def main(trained: Path, test_set: Path, evaluated: Path, metrics: Path) -> None:
     classes = DATASETS[params.load().fetch.dataset].classes
     details = read_json(trained / "training.json")
     check_vouched(trained / "model.keras")
+    settle()
     model = models.load(trained / "model.keras")
     test = splits.load(test_set)
 
@@ -35,8 +36,7 @@ def main(trained: Path, test_set: Path, evaluated: Path, metrics: Path) -> None:
         f"(95% interval {values['accuracy_low']:.2%} to {values['accuracy_high']:.2%}), {values['errors']} wrong, "
         f"{milliseconds:.3f} ms an image; checkpoint selected on the {details['selected_on']} images"
     )
-    tracking.connect()
-    tracking.record(trained, evaluated, metrics, test, {"milliseconds_per_image": milliseconds})
+    record.evaluation(trained, evaluated, metrics, test, {"milliseconds_per_image": milliseconds})
 
 
 if __name__ == "__main__":

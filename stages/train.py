@@ -2,16 +2,17 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mnistflow import cli, figures, history, models, params, splits, tracking, training, workspace
+from mnistflow import cli, figures, history, models, params, record, splits, training
 from mnistflow.history import Epoch
 from mnistflow.params import ModelParams
 from mnistflow.splits import Split
+from mnistflow.workspace import finish, unfinished, write_json, write_text
 
 
 def main(name: str, training_set: Path, validation_set: Path, output: Path) -> None:
@@ -27,32 +28,36 @@ def main(name: str, training_set: Path, validation_set: Path, output: Path) -> N
         "training_images": len(train.labels),
         "training_sha256": splits.sha256(training_set),
     }
-    # DVC empties the output folder before it runs a stage; what an interrupted training goes on from stays outside it.
     data = (details["training_sha256"], splits.sha256(validation_set))
-    unfinished = workspace.cache() / "training" / f"{name}-{training.fingerprint(name, chosen, *data)}"
-
-    tracking.connect()
-    try:
-        with tracking.training_run(name, unfinished / "attempt", details):
-            model, progress = fit(name, chosen, train, validation, unfinished / "state.npz")
-            best = history.best(progress.history)
-            print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")
-            details |= {"epochs": len(progress.history), "best_epoch": best.epoch, "parameters": model.count_params()}
-            models.save(output / "model.keras", model)
-            history.write(output / "history.csv", progress.history)
-            workspace.write_text(output / "summary.txt", models.summary(model))
-            workspace.write_json(output / "training.json", details)
-            figures.save(output / "loss.png", figures.loss_curve(progress.history))
-            tracking.log_outputs(output, validation, progress.seconds)
-            tracking.adopt_evaluation(output)
-    except training.Diverged:
-        shutil.rmtree(unfinished)  # it would diverge again
-        raise
-    shutil.rmtree(unfinished)
+    with unfinished(f"{name}-{training.fingerprint(name, chosen, *data)}") as folder:
+        try:
+            with record.training(folder / "journal.json", details) as recorder:
+                model, progress = fit(name, chosen, train, validation, folder / "state.npz", recorder.epochs)
+                best = history.best(progress.history)
+                print(f"{name}: kept epoch {best.epoch}, the lowest loss on the {details['selected_on']} images")
+                details |= {"epochs": len(progress.history), "best_epoch": best.epoch}
+                details["parameters"] = model.count_params()
+                models.save(output / "model.keras", model)
+                history.write(output / "history.csv", progress.history)
+                write_text(output / "summary.txt", models.summary(model))
+                write_json(output / "training.json", details)
+                figures.save(output / "loss.png", figures.loss_curve(progress.history))
+                recorder.outputs(output, validation, progress.seconds)
+        except training.Diverged:
+            shutil.rmtree(folder)  # it would diverge again
+            raise
+        finish(folder, output / "model.keras")
 
 
-def fit(name: str, chosen: ModelParams, train: Split, validation: Split, state: Path) -> tuple[Any, training.Progress]:
-    """Train with a line per epoch on the screen and its figures in MLflow while it goes on."""
+def fit(
+    name: str,
+    chosen: ModelParams,
+    train: Split,
+    validation: Split,
+    state: Path,
+    log: Callable[[Sequence[Epoch], float], None],
+) -> tuple[Any, training.Progress]:
+    """Train with a line per epoch on the screen, and log the epochs while it goes on."""
     steps = -(-len(train.labels) // chosen.batch_size)
     print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each")
     with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -64,7 +69,7 @@ def fit(name: str, chosen: ModelParams, train: Split, validation: Split, state: 
             bar.clear()
             print(describe(rows, seconds), flush=True)
             bar.reset()
-            tracking.log_epochs(rows, seconds)
+            log(rows, seconds)
 
         return training.train(name, chosen, train, validation, state, on_step, on_epoch)
 

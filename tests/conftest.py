@@ -2,20 +2,24 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from mnistflow import datasets
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent.parent
 TRAIN, TEST = 300, 100
+OUTPUTS = ("data", "models", "evaluation", "metrics", "plots")
 COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
 
 
@@ -165,6 +170,58 @@ class Project:
 
     def read(self, path: str) -> bytes:
         return (self.folder / path).read_bytes()
+
+    def outputs(self) -> dict[str, bytes]:
+        """The content of every file that the pipeline made, by its path."""
+        paths = [path for folder in OUTPUTS for path in (self.folder / folder).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+
+    def record(self, **environment: str) -> str:
+        """Bring the MLflow record up to date, as `make record` does."""
+        paths = ("models", "evaluation", "metrics", "data/arrays/validation")
+        return self.run("python", "-m", "mnistflow.record", *paths, PYTHONPATH="src", **environment)
+
+    def forget(self, out: str) -> None:
+        """Delete an output from DVC's cache, so that it can't be brought back without running its stage."""
+        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
+        (md5,) = (each["md5"] for stage in lock["stages"].values() for each in stage["outs"] if each["path"] == out)
+        (self.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+
+    def states(self, pattern: str = "*") -> list[Path]:
+        """What trainings could go on from."""
+        return list((self.folder / ".cache/training").glob(pattern))
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that DVC says it ran, in order."""
+    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+
+
+def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
+    """The runs of the experiment, newest first."""
+    experiment = client.get_experiment_by_name("mnistflow")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], where, order_by=["attributes.start_time DESC"]))
+
+
+def steps(client: mlflow.MlflowClient, run: Run, metric: str = "val_loss") -> list[int]:
+    """The epochs of which the run holds a metric, each as often as it does."""
+    return sorted(point.step for point in client.get_metric_history(run.info.run_id, metric))
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[Any], seconds: float = 120) -> None:
+    """Wait until a condition holds; fails when the process ends before."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def kill(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGKILL) -> None:
+    """Stop a process and all that it started."""
+    os.killpg(process.pid, how)
+    process.communicate()
 
 
 def clone(folder: Path) -> Project:

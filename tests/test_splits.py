@@ -77,3 +77,13 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     for name, each in (("one", split), ("same", split), ("other", Split(split.images, split.labels[::-1]))):
         splits.save(tmp_path / name, each)
     assert splits.sha256(tmp_path / "one") == splits.sha256(tmp_path / "same") != splits.sha256(tmp_path / "other")
+
+
+def test_images_on_disk_are_taken_as_those_in_memory_are(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    splits.save(tmp_path, Split(images, np.zeros(20, np.uint8)))
+    mapped = splits.load(tmp_path).images
+    for indices in ([3, 0, 19, 3], [], [7]):
+        chosen = np.array(indices, np.intp)
+        np.testing.assert_array_equal(splits.take(mapped, chosen), images[chosen])
+        np.testing.assert_array_equal(splits.take(images, chosen), images[chosen])

@@ -2,29 +2,19 @@
 
 import csv
 import json
-import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
-from conftest import COMPACT_EPOCHS, TEST, TRAIN, Mirror, Project
-from mlflow.entities import Run
-from ruamel.yaml import YAML
+from conftest import COMPACT_EPOCHS, TEST, TRAIN, Mirror, Project, kill, runs, stages_run, steps, wait_for
 
 from mnistflow import splits
 
 MODELS = ("dense", "cnn", "compact")
-
-
-def stages_run(output: str) -> list[str]:
-    """The stages that DVC says it ran, in order."""
-    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
 
 
 @pytest.fixture
@@ -35,25 +25,9 @@ def store(repro: Project) -> Iterator[mlflow.MlflowClient]:
     mlflow.set_tracking_uri(before)
 
 
-def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
-    """The runs of the experiment, newest first."""
-    experiment = client.get_experiment_by_name("mnistflow")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], where, order_by=["attributes.start_time DESC"]))
-
-
-def hashes(project: Project, *folders: str) -> dict[str, bytes]:
-    """The content of all files under folders of the project."""
-    paths = [path for folder in folders for path in (project.folder / folder).rglob("*") if path.is_file()]
-    return {str(path.relative_to(project.folder)): path.read_bytes() for path in paths}
-
-
 def is_clean(project: Project) -> bool:
     """Whether git sees no difference to what was committed."""
     return project.run("git", "status", "--porcelain") == ""
-
-
-OUTPUTS = ("data", "models", "evaluation", "metrics", "plots")
 
 
 def test_a_first_run_runs_every_stage_once(repro: Project) -> None:
@@ -83,7 +57,7 @@ def test_every_file_is_there(repro: Project) -> None:
         expected.add(f"metrics/{model}.json")
     expected |= {"metrics/selected.json", "metrics/comparison.json"}
     expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors")}
-    found = set(hashes(repro, *OUTPUTS))
+    found = set(repro.outputs())
     assert {path for path in found if not path.endswith(".gitignore")} == expected
 
 
@@ -187,47 +161,29 @@ def test_a_second_run_runs_nothing(repro: Project, mirror: Mirror) -> None:
     assert is_clean(repro)
 
 
-def wait_for(condition: Any, process: Any, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def forget(project: Project, out: str) -> None:
-    """Delete an output from DVC's cache, so that it can't be brought back without running its stage."""
-    lock = YAML(typ="safe").load(project.folder / "dvc.lock")
-    (md5,) = (each["md5"] for stage in lock["stages"].values() for each in stage["outs"] if each["path"] == out)
-    (project.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_training_goes_on_and_ends_in_the_same_bytes(
     repro: Project, store: mlflow.MlflowClient, how: signal.Signals
 ) -> None:
-    before, lock = hashes(repro, *OUTPUTS), repro.read("dvc.lock")
+    before, lock = repro.outputs(), repro.read("dvc.lock")
     first = runs(store, "tags.model = 'compact'")[-1]
-    states = repro.folder / ".cache/training"
-
-    forget(repro, "models/compact/model.keras")
+    repro.forget("models/compact/model.keras")
     process = repro.start("dvc", "repro", "--force", "--single-item", "train@compact")
-    wait_for(lambda: list(states.glob("*/state.npz")), process)
-    os.killpg(process.pid, how)
-    process.communicate()
+    wait_for(lambda: repro.states("*/state.npz"), process)
+    kill(process, how)
     stopped = runs(store, "tags.model = 'compact'")[0]
     assert stopped.info.status == {signal.SIGKILL: "RUNNING", signal.SIGINT: "KILLED"}[how]
 
     output = repro.dvc("repro")
     assert stages_run(output) == ["train@compact"]
     assert "epoch  1 " not in output
-    assert hashes(repro, *OUTPUTS) == before
+    assert repro.outputs() == before
     assert repro.read("dvc.lock") == lock
-    assert not list(states.glob("*"))
+    repro.record()
+    assert not repro.states()
     newest = runs(store, "tags.model = 'compact'")[0]
     assert (newest.info.run_id, newest.info.status) == (stopped.info.run_id, "FINISHED")
-    epochs = [point.step for point in store.get_metric_history(newest.info.run_id, "val_loss")]
-    assert sorted(epochs) == list(range(1, COMPACT_EPOCHS + 1))
+    assert steps(store, newest) == list(range(1, COMPACT_EPOCHS + 1))
 
     # The model is the same and DVC did not evaluate it again, and yet its metrics are on this run too.
     assert newest.info.run_id != first.info.run_id
@@ -237,7 +193,7 @@ def test_a_stopped_training_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_a_slip_in_params_stops_everything_and_deletes_nothing(repro: Project) -> None:
-    params, before = repro.read("params.yaml"), hashes(repro, *OUTPUTS)
+    params, before = repro.read("params.yaml"), repro.outputs()
     try:
         repro.set(models__compact__epochs=-1)
         output = repro.dvc("repro", status=255)
@@ -247,7 +203,7 @@ def test_a_slip_in_params_stops_everything_and_deletes_nothing(repro: Project) -
         assert repro.run("git", "status", "--porcelain").split() == ["M", "params.yaml"]
     finally:
         (repro.folder / "params.yaml").write_bytes(params)
-    assert hashes(repro, *OUTPUTS) == before
+    assert repro.outputs() == before
     repro.dvc("repro")
     assert is_clean(repro)
 
@@ -296,9 +252,8 @@ def test_plots_are_rendered_from_the_outputs(repro: Project, tmp_path: Path) -> 
 
 def test_a_store_that_never_saw_the_models_is_filled_from_the_outputs(repro: Project, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'other.db'}"
-    arguments = ("models", "evaluation", "metrics", "data/arrays/validation")
     for _ in range(2):  # the second time, there is nothing left to do
-        repro.run("python", "-m", "mnistflow.record", *arguments, MLFLOW_TRACKING_URI=uri, PYTHONPATH="src")
+        repro.record(MLFLOW_TRACKING_URI=uri)
     client = mlflow.MlflowClient(uri)
     restored = runs(client)
     assert sorted(run.info.run_name or "" for run in restored) == sorted(MODELS)

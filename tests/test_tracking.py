@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from mnistflow import tracking
@@ -54,31 +53,3 @@ def test_a_damaged_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(WorkflowError, match=r"mlflow\.db can't be used: .*not a database"):
         tracking.connect()
-
-
-def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
-    before = mlflow.get_tracking_uri()
-    details = {
-        "model": "dense",
-        "settings": {"epochs": 1},
-        "dataset": "tiny",
-        "validation": 10,
-        "selected_on": "validation",
-        "training_images": 5,
-        "training_sha256": "0" * 64,
-    }
-    try:
-        tracking.connect()
-        with pytest.raises(KeyboardInterrupt), tracking.training_run("dense", tmp_path / "a", details) as first:
-            raise KeyboardInterrupt
-        assert mlflow.get_run(first.info.run_id).info.status == "KILLED"
-        with pytest.raises(ZeroDivisionError), tracking.training_run("dense", tmp_path / "a", details) as second:
-            raise ZeroDivisionError
-        with tracking.training_run("dense", tmp_path / "b", details) as other:
-            pass
-        assert first.info.run_id == second.info.run_id != other.info.run_id
-        run = mlflow.get_run(first.info.run_id)
-        assert run.info.status == "FAILED"
-        assert len(run.inputs.dataset_inputs) == 1
-    finally:
-        mlflow.set_tracking_uri(before)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnistflow import history, models, splits, training
+from mnistflow import history, models, training
 from mnistflow.backend import make_reproducible
 from mnistflow.history import Epoch
 from mnistflow.params import ModelParams
@@ -137,13 +137,6 @@ def test_what_a_training_depends_on_is_in_its_fingerprint() -> None:
     ]
     assert len(set(prints)) == 5
     assert training.fingerprint("compact", SETTINGS.model_copy(), "a", "b") == prints[0]
-
-
-def test_released_pages_are_read_again(tiny: Tiny, tmp_path: Path) -> None:
-    splits.save(tmp_path, tiny[0])
-    mapped = splits.load(tmp_path)
-    training.release(mapped.images)
-    np.testing.assert_array_equal(mapped.images, tiny[0].images)
 
 
 def test_batches_hold_every_image_once_in_an_order_of_the_seed_and_epoch(tiny: Tiny) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnistflow.datasets import CLASSES, Images, Labels
-from mnistflow.workspace import WorkflowError, read_json, replacing, write_json
+from mnistflow.workspace import WorkflowError, read_json, replacing, write_array, write_json
 
 Probabilities = npt.NDArray[np.float32]  # (n, 10), each row adds up to 1
 
@@ -141,8 +141,7 @@ def write(folder: Path, images: Images, labels: Labels, probabilities: Probabili
         table.writerow(["index", "actual", "predicted", "probability"])
         for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
             table.writerow([index, label, prediction, f"{probabilities[index, prediction]:.6f}"])
-    with replacing(folder / "errors.npy") as temporary:
-        np.save(temporary, images[predictions != labels], allow_pickle=False)
+    write_array(folder / "errors.npy", images[predictions != labels])
     report = {
         **model,
         "per_class": per_class(labels, predictions),

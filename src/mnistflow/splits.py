@@ -1,14 +1,15 @@
 """Arrays -> training, validation and test sets, and the .npy files that hold them."""
 
 import hashlib
+import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mnistflow.datasets import CLASSES, SIZE, Images, Labels
-from mnistflow.workspace import WorkflowError, replacing
+from mnistflow.workspace import WorkflowError, write_array
 
 
 class Split(NamedTuple):
@@ -38,8 +39,7 @@ def hold_out(labels: Labels, size: int, seed: int) -> tuple[npt.NDArray[np.intp]
 def save(folder: Path, split: Split) -> None:
     """Write images.npy and labels.npy into `folder`, each whole or not at all."""
     for name, array in zip(Split._fields, split, strict=True):
-        with replacing(folder / f"{name}.npy") as temporary:
-            np.save(temporary, array, allow_pickle=False)
+        write_array(folder / f"{name}.npy", array)
 
 
 def load(folder: Path) -> Split:
@@ -56,6 +56,20 @@ def load(folder: Path) -> Split:
             f"{split.labels.shape}; uint8 (n, {SIZE}, {SIZE}) and uint8 (n,) are expected; run `dvc repro preprocess`."
         )
     return split
+
+
+def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
+    """`images[indices]`, read from the file where the images are memory-mapped.
+
+    Through the mapping, every page that was ever looked at would count as this process's memory.
+    """
+    if not isinstance(images, np.memmap):
+        taken: Images = images[indices]
+        return taken
+    size, start = images[0].nbytes, images.offset
+    with Path(str(images.filename)).open("rb") as file:
+        pixels = [os.pread(file.fileno(), size, start + index * size) for index in indices.tolist()]
+    return np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, *images.shape[1:])
 
 
 def sha256(folder: Path) -> str:

@@ -10,11 +10,8 @@ import os
 import platform
 import subprocess
 import tempfile
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # Its seven tries at a server that is down take four minutes, before a training that takes one.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; one that hangs is given up after two minutes
 
 import mlflow
 import mlflow.data
@@ -33,14 +31,15 @@ from filelock import FileLock
 from mlflow.entities import LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnistflow import evaluation, figures, history
 from mnistflow.datasets import CLASSES, SIZE
-from mnistflow.history import Epoch
+from mnistflow.journal import Journal, now
 from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, check_vouched, md5, read_json, root, without_password, write_text
+from mnistflow.workspace import WorkflowError, md5, read_json, root, without_password
 
 EXPERIMENT = "mnistflow"
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
@@ -53,22 +52,31 @@ def connect() -> None:
     """Choose the tracking store and the experiment; makes both if needed.
 
     Raises:
-        WorkflowError: the store can't be used.
+        TrackingError: the store can't be used.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
-    # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
-    served = uri.startswith(("http://", "https://"))
+    with _answering(), _alone_in(uri):
+        _choose_experiment(uri)
+
+
+class TrackingError(WorkflowError):
+    """The tracking store can't be used, or no longer answers."""
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Make one sentence of what can go wrong between here and the tracking store."""
     try:
-        with _alone_in(uri):
-            _choose_experiment(None if served else (root() / "mlruns").as_uri())
+        yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise WorkflowError(
-            f"the MLflow tracking store {without_password(uri)} can't be used: {without_password(reason)[:400]} "
-            "(mend that, or set MLFLOW_TRACKING_URI to another store; unset, it is mlflow.db in this folder)"
+        raise TrackingError(
+            f"the MLflow tracking store {without_password(tracking_uri())} can't be used: "
+            f"{without_password(reason)[:400]} (mend that, or set MLFLOW_TRACKING_URI to another store; "
+            "unset, it is mlflow.db in this folder)"
         ) from error
 
 
@@ -84,50 +92,97 @@ def tracking_uri() -> str:
     return uri if ":" in uri else str(root() / uri)
 
 
-def _choose_experiment(artifacts: str | None) -> None:
+def _choose_experiment(uri: str) -> None:
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        # The tag opens the experiment in the UI's view for trained models rather than that for language models.
-        mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
+        # A server keeps artifacts where it likes; those of a bare database would land in the current folder.
+        file = _sqlite_file(uri)
+        beside = (file.parent if file else root()) / "mlruns"
+        artifacts = None if uri.startswith("http") else beside.as_uri()
+        with suppress(MlflowException):  # somebody else has just made it
+            # The tag opens the experiment in the UI's view for trained models rather than that for language models.
+            mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
     mlflow.set_experiment(EXPERIMENT)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a store in SQLite; None for others."""
+    scheme, found, path = uri.partition("sqlite:///")
+    return Path(path) if found and not scheme else None
 
 
 def _alone_in(uri: str) -> AbstractContextManager[Any]:
     """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
-    path = uri.removeprefix("sqlite:///")
-    return nullcontext() if path == uri else FileLock(f"{path}.lock")
+    path = _sqlite_file(uri)
+    return FileLock(f"{path}.lock") if path else nullcontext()
 
 
-@contextmanager
-def training_run(name: str, marker: Path, details: Mapping[str, Any]) -> Iterator[Run]:
-    """An MLflow run for a training, marked finished, failed or killed when the block ends.
+def begin(training: Journal) -> None:
+    """Make a training's run the active one: the one that it had, or a new one that began when the training did."""
+    with _answering():
+        begun = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
+        if begun is None:
+            tags = {**training.tags, ATTEMPT: training.attempt}
+            begun = mlflow.MlflowClient().create_run(_experiment(), training.begun, tags, training.details["model"])
+        mlflow.start_run(run_id=begun.info.run_id)
+        details = training.details
+        mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
+        mlflow.set_tag("selected_on", details["selected_on"])
+        _log_dataset(details)
 
-    `marker` is a file that holds a name of this attempt while the training is not complete: a training that goes on
-    after a crash goes on in its own run. It is written before the run is made, so that no crash leaves a run without an
-    owner. `details` is what the train stage writes to training.json.
+
+def log_epochs(training: Journal) -> None:
+    """Log those epochs of a training that its run, the active one, does not have yet."""
+    with _answering():
+        run_id, client = _active(), mlflow.MlflowClient()
+        logged = {metric.step for metric in client.get_metric_history(run_id, "val_loss")}
+        metrics = [
+            Metric("epoch_seconds" if key == "seconds" else key, value, epoch["time"], epoch["epoch"])
+            for epoch in training.epochs
+            if epoch["epoch"] not in logged
+            for key, value in epoch.items()
+            if key not in ("epoch", "time") and value is not None
+        ]
+        client.log_batch(run_id, metrics)
+
+
+def log_training(training: Journal, folder: Path, example: Split) -> None:
+    """Log all that a training's run may lack when the training is over and its outputs are in `folder`.
+
+    `example` gives the logged model's input example.
     """
-    if not marker.is_file():
-        write_text(marker, uuid.uuid4().hex)
-    attempt = marker.read_text(encoding="utf-8")
-    begun = _find(f"tags.{ATTEMPT} = '{attempt}'")
-    if begun:
-        run = mlflow.start_run(run_id=begun.info.run_id)
-    else:
-        run = mlflow.start_run(run_name=name, tags={**_provenance(name), ATTEMPT: attempt})
+    with _answering():
+        if mlflow.active_run() is None:
+            connect()
+            begin(training)
+        log_epochs(training)
+        _log_outputs(folder, example, training.seconds)
+        _adopt_evaluation(folder)
+
+
+def end(training: Journal) -> None:
+    """Mark the active run, if there is one, as what became of its training."""
+    with _answering():
+        mlflow.end_run(training.status)
+
+
+def log_late(training: Journal, folder: Path, example: Split | None) -> None:
+    """Log a whole training after its end; without an example, it came to no outputs."""
     try:
-        log_details(details)
-        log_dataset(details)
-        yield run
-    except KeyboardInterrupt:
-        mlflow.end_run("KILLED")
-        raise
-    except BaseException:
-        mlflow.end_run("FAILED")
-        raise
-    mlflow.end_run("FINISHED")
+        if example:
+            log_training(training, folder, example)
+        else:
+            begin(training)
+            log_epochs(training)
+    finally:
+        end(training)
+    with _answering():
+        run = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
+        assert run is not None
+        mlflow.MlflowClient().set_terminated(run.info.run_id, training.status, training.ended)
 
 
-def _provenance(name: str) -> dict[str, str]:
-    """Tags that say what was run, where, and from which state of the code."""
+def provenance(name: str) -> dict[str, str]:
+    """A run's tags that say what is run, by whom, where, and from which state of the code."""
     from mnistflow.backend import keras  # `record` has no need of it, and it takes seconds to import
 
     # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
@@ -146,7 +201,13 @@ def _provenance(name: str) -> dict[str, str]:
         tags["git_dirty"] = str(bool(changed or new)).lower()
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
-    return tags
+    return _with_context(tags)
+
+
+def _with_context(tags: dict[str, str]) -> dict[str, str]:
+    """The tags, and those that MLflow sets by itself on a run that it starts: the user, the script."""
+    found: dict[str, str] = resolve_tags(tags)
+    return found
 
 
 def _git(*arguments: str) -> str | None:
@@ -168,13 +229,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def log_details(details: Mapping[str, Any]) -> None:
-    """Log the training's settings as parameters of the active run."""
-    mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
-    mlflow.set_tag("selected_on", details["selected_on"])
-
-
-def log_dataset(details: Mapping[str, Any]) -> None:
+def _log_dataset(details: Mapping[str, Any]) -> None:
     """Tell the active run which images it was trained on, by name, number and digest."""
     images = details["training_images"]
     # Stands for them all by its shape, which is all that MLflow looks at when it is told the digest.
@@ -183,29 +238,7 @@ def log_dataset(details: Mapping[str, Any]) -> None:
     mlflow.log_input(dataset, context="training", tags={"images": str(images)})
 
 
-def log_epochs(rows: Sequence[Epoch], seconds: float | None = None) -> None:
-    """Log those epochs of the history that the active run does not have yet; `seconds` is the last one's time."""
-    run = mlflow.active_run()
-    assert run is not None
-    client = mlflow.MlflowClient()
-    logged = {metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")}
-    metrics = [
-        Metric(key, value, _now(), epoch.epoch)
-        for epoch in rows
-        if epoch.epoch not in logged
-        for key, value in asdict(epoch).items()
-        if key != "epoch"
-    ]
-    if seconds is not None:
-        metrics.append(Metric("epoch_seconds", seconds, _now(), rows[-1].epoch))
-    client.log_batch(run.info.run_id, metrics)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> None:
+def _log_outputs(folder: Path, example: Split, seconds: float | None) -> None:
     """Log what a train stage made to the active run: its files, and the model as one that MLflow can load and serve.
 
     `example` gives the logged model's input example; `seconds` is the time from start to end of training.
@@ -232,9 +265,8 @@ def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> N
 
 def _has_model() -> bool:
     """Whether the active run has its logged model; one that a crash left half-logged is deleted."""
-    run, client = mlflow.active_run(), mlflow.MlflowClient()
-    assert run is not None
-    for output in client.get_run(run.info.run_id).outputs.model_outputs:
+    client = mlflow.MlflowClient()
+    for output in client.get_run(_active()).outputs.model_outputs:
         if client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
             return True
         client.delete_logged_model(output.model_id)
@@ -277,20 +309,28 @@ def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
 
 def _find(condition: str) -> Run | None:
     """The newest run of the experiment that meets a condition."""
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
     order = ["attributes.start_time DESC"]
-    found = mlflow.MlflowClient().search_runs([experiment.experiment_id], condition, order_by=order, max_results=1)
+    found = mlflow.MlflowClient().search_runs([_experiment()], condition, order_by=order, max_results=1)
     return found[0] if found else None
 
 
-def adopt_evaluation(folder: Path) -> None:
+def _experiment() -> str:
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return str(experiment.experiment_id)
+
+
+def _active() -> str:
+    run = mlflow.active_run()
+    assert run is not None
+    return str(run.info.run_id)
+
+
+def _adopt_evaluation(folder: Path) -> None:
     """Give the active run the test metrics of an earlier run with the same model.
 
     Where a training is repeated and ends in the same bytes, DVC rightly does not evaluate them again.
     """
-    run = mlflow.active_run()
-    assert run is not None
     earlier = find_run(md5(folder / "model.keras"), evaluated=True)
     if earlier is None:
         return
@@ -300,7 +340,7 @@ def adopt_evaluation(folder: Path) -> None:
         mlflow.log_artifacts(str(Path(copy, "evaluation")), "evaluation")
 
 
-def record(
+def log_evaluation(
     trained: Path, evaluated: Path, metrics: Path, example: Split, extra: Mapping[str, float] | None = None
 ) -> None:
     """Put the test metrics and figures of a model on the run that trained it.
@@ -314,36 +354,37 @@ def record(
         evaluated: the evaluate stage's outputs.
         metrics: the evaluate stage's metrics file.
         example: images for the logged model's input example.
+        extra: further metrics of the evaluation.
     """
     model_md5 = md5(trained / "model.keras")
-    run = find_run(model_md5) or _restore(trained, example)
-    if "test_accuracy" in run.data.metrics and not extra:
-        return
     report = read_json(evaluated / "report.json")
     if report["model_md5"] != model_md5:
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
-    # Through a client: the run is over and stays so, its duration that of its training.
-    client, run_id = mlflow.MlflowClient(), run.info.run_id
-    values = {**read_json(metrics), **(extra or {})}
-    of_test = sorted(values.keys() - OF_TRAINING)
-    client.log_batch(run_id, [Metric(f"test_{key}", values[key], _now(), 0) for key in of_test])
-    client.log_artifacts(run_id, str(evaluated), "evaluation")
-    name, said = run.data.tags["model"], evaluation.read(evaluated)
-    confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
-    client.log_figure(run_id, confusion, "evaluation/confusion.png")
-    client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
+    with _answering():
+        run = find_run(model_md5) or _restore(trained, example)
+        if "test_accuracy" in run.data.metrics and not extra:
+            return
+        # Through a client: the run is over and stays so, its duration that of its training.
+        client, run_id = mlflow.MlflowClient(), run.info.run_id
+        values = {**read_json(metrics), **(extra or {})}
+        of_test = sorted(values.keys() - OF_TRAINING)
+        client.log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0) for key in of_test])
+        client.log_artifacts(run_id, str(evaluated), "evaluation")
+        name, said = run.data.tags["model"], evaluation.read(evaluated)
+        confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
+        client.log_figure(run_id, confusion, "evaluation/confusion.png")
+        client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
 
 
 def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
-    check_vouched(trained / "model.keras")
     details = read_json(trained / "training.json")
     # MLflow would note what is checked out and running now, which is not what made this model.
     unknown = {"mlflow.source.git.commit": "unknown", "mlflow.source.name": "restored from DVC's outputs"}
-    tags = {"model": details["model"], "restored": "true", **unknown}
-    with mlflow.start_run(run_name=details["model"], tags=tags) as run:
-        log_details(details)
-        log_dataset(details)
-        log_epochs(history.read(trained / "history.csv"))
-        log_outputs(trained, example)
-    return mlflow.get_run(run.info.run_id)
+    training = Journal(details, _with_context({"model": details["model"], "restored": "true", **unknown}))
+    training.note(history.read(trained / "history.csv"))
+    training.status, training.ended = "FINISHED", now()
+    log_late(training, trained, example)
+    restored = find_run(md5(trained / "model.keras"))
+    assert restored is not None
+    return restored

@@ -6,7 +6,6 @@ epoch, so a training that was killed and started again ends in the bytes of one 
 
 import hashlib
 import math
-import mmap
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,15 +17,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from mnistflow import backend, models
+from mnistflow import backend, models, splits
 from mnistflow.backend import compile_options, keras, make_reproducible
 from mnistflow.datasets import SIZE, Images
 from mnistflow.history import Epoch, best
 from mnistflow.params import ModelParams
 from mnistflow.splits import Split
 from mnistflow.workspace import WorkflowError, replacing
-
-RELEASE_EVERY = 16  # batches
 
 
 @dataclass
@@ -41,7 +38,7 @@ class Progress:
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """The batches of one epoch, in an order and with shifts that depend on (seed, epoch) alone.
 
-    Gathers a batch when it is asked for, and lets go of the pages it came from: memory does not grow with the data set.
+    Each is read when it is asked for: the images need not fit into memory.
     """
 
     def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
@@ -57,20 +54,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[Images, npt.NDArray[np.uint8]]:
         size = self._settings.batch_size
         chosen = self._order[index * size : (index + 1) * size]
-        images = self._split.images[chosen]
-        if index % RELEASE_EVERY == 0:
-            release(self._split.images)
+        images = splits.take(self._split.images, chosen)
         if self._settings.shift:
             images = shifted(
                 images, self._settings.shift, np.random.default_rng((self._settings.seed, self._epoch, index))
             )
         return images, self._split.labels[chosen]
-
-
-def release(images: Images) -> None:
-    """Take a memory-mapped array's pages out of this process; the system's file cache still has them."""
-    if isinstance(images.base, mmap.mmap):
-        images.base.madvise(mmap.MADV_DONTNEED)
 
 
 def shifted(images: Images, pixels: int, random: np.random.Generator) -> Images:
@@ -119,6 +108,12 @@ OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "n
 class Diverged(WorkflowError):
     """A training whose loss is no longer a number."""
 
+    def __init__(self, name: str, loss: str, place: str, rate: float) -> None:
+        super().__init__(
+            f"training of {name} diverged: its {loss} {place}, at a learning rate of {rate:.3g}; "
+            f"lower models.{name}.learning_rate in params.yaml."
+        )
+
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells how far an epoch is, and stops it when its loss is no longer a number."""
@@ -132,10 +127,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             rate = float(self.model.optimizer.learning_rate)
-            raise Diverged(
-                f"training of {self.model.name} diverged: its loss is {loss} in epoch {self._epoch}, step {batch + 1}, "
-                f"at a learning rate of {rate:.3g}; lower models.{self.model.name}.learning_rate in params.yaml."
-            )
+            raise Diverged(self.model.name, f"loss is {loss}", f"in epoch {self._epoch}, step {batch + 1}", rate)
         self._on_step(batch + 1)
 
 
@@ -188,10 +180,8 @@ def train(
             )
         )
         if not math.isfinite(val_loss):
-            raise Diverged(
-                f"training of {name} diverged: its validation loss is {val_loss} after epoch {epoch}; "
-                f"lower models.{name}.learning_rate in params.yaml."
-            )
+            at = progress.history[-1].learning_rate
+            raise Diverged(name, f"validation loss is {val_loss}", f"after epoch {epoch}", at)
         if best(progress.history).epoch == epoch:
             progress.best_weights = model.get_weights()
         seconds = time.perf_counter() - started

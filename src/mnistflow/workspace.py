@@ -5,10 +5,17 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+FINISHED = "finished"  # in a training's folder: the MD5 of the model that it came to
 
 
 class WorkflowError(Exception):
@@ -50,6 +57,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails for want of room does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,6 +74,45 @@ def _is_running(process: int) -> bool:
     return True
 
 
+@contextmanager
+def unfinished(name: str) -> Iterator[Path]:
+    """A folder for what the training `name` can go on from after an interruption, this process's alone meanwhile.
+
+    DVC deletes a stage's outputs before it runs, so it lies outside them. `finish` says that the training is over; but
+    until DVC has noted its outputs in dvc.lock, a crash makes DVC run the stage again, and then the folder saves it.
+    """
+    settle()
+    folder = cache() / "training" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print("another process is at the same training; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        folder.mkdir(exist_ok=True)
+        yield folder
+    finally:
+        if not folder.is_dir():
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def finish(folder: Path, model: Path) -> None:
+    """Note in the folder of `unfinished` that its training came to this model."""
+    write_text(folder / FINISHED, md5(model))
+
+
+def settle() -> None:
+    """Delete what finished trainings could go on from, once dvc.lock has their models."""
+    for mark in (cache() / "training").glob(f"*/{FINISHED}"):
+        with suppress(FileNotFoundError, Timeout), FileLock(f"{mark.parent}.lock", blocking=False) as lock:
+            if is_vouched(mark.read_text(encoding="utf-8")):
+                shutil.rmtree(mark.parent)
+                Path(lock.lock_file).unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with replacing(path) as temporary:
@@ -73,6 +122,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write `array` as .npy, whole or not at all.
+
+    `np.save` would do, but hands a full disk on as an error that does not say so.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
 
 
 def read_json(path: Path) -> Any:
@@ -99,12 +158,17 @@ def check_vouched(path: Path) -> None:
     """
     if not path.is_file():
         raise WorkflowError(f"{path} is missing; `dvc repro` makes it.")
-    lock = Path("dvc.lock")
-    if not lock.is_file() or f" {md5(path)}\n" not in lock.read_text(encoding="utf-8"):
+    if not is_vouched(md5(path)):
         raise WorkflowError(
             f"{path} is not the file that dvc.lock describes and will not be loaded; "
             "run `dvc repro`, or `dvc checkout --force` to have that file back."
         )
+
+
+def is_vouched(file_md5: str) -> bool:
+    """Whether dvc.lock has a file with this hash."""
+    lock = Path("dvc.lock")
+    return lock.is_file() and f" {file_md5}\n" in lock.read_text(encoding="utf-8")
 
 
 def md5(path: Path) -> str:
