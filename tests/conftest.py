@@ -192,6 +192,11 @@ class Project:
         return list((self.folder / ".cache/training").glob(pattern))
 
 
+def is_clean(project: Project) -> bool:
+    """Whether git sees no difference to what was committed."""
+    return project.run("git", "status", "--porcelain") == ""
+
+
 def stages_run(output: str) -> list[str]:
     """The stages that DVC says it ran, in order."""
     return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
@@ -260,11 +265,22 @@ def make_tiny(project: Project, dataset: datasets.Dataset, source: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def repro(tmp_path_factory: pytest.TempPathFactory, tiny_files: Path, mirror: Mirror) -> Project:
+def new_project(tiny_files: Path, mirror: Mirror) -> Callable[[Path], Project]:
+    """What makes a clone with a tiny data set in a folder; nothing has run in it."""
+
+    def new(folder: Path) -> Project:
+        project = clone(folder)
+        make_tiny(project, describe_tiny(tiny_files), mirror.url)
+        commit(project)
+        return project
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def repro(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """A clone with a tiny data set in which `dvc repro` has run once."""
-    project = clone(tmp_path_factory.mktemp("with space") / "project")
-    make_tiny(project, describe_tiny(tiny_files), mirror.url)
-    commit(project)
+    project = new_project(tmp_path_factory.mktemp("with space") / "project")
     (project.folder / ".cache").mkdir()
     (project.folder / ".cache/repro.log").write_text(project.dvc("repro"))
     project.run("git", "add", "--all", "--", "dvc.lock", "metrics", "plots", "params.schema.json")

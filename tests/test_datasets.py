@@ -6,6 +6,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -105,6 +106,13 @@ class Trouble(BaseHTTPRequestHandler):
             self.wfile.write(b"<html>Please log in</html>")
         elif trouble == "hang":
             time.sleep(3)
+        elif trouble in ("trickle", "flood"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # whoever asked has gone
+                for _ in range(300 if trouble == "trickle" else 10_000):
+                    self.wfile.write(b"x" if trouble == "trickle" else b"x" * 1000)
+                    time.sleep(0.01 if trouble == "trickle" else 0)
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
@@ -123,6 +131,8 @@ def trouble() -> Iterator[str]:
         ("half", "the connection broke half-way"),
         ("html", "wrong checksum"),
         ("hang", "no answer"),
+        ("trickle", "not complete after 1 s"),
+        ("flood", "more than 500,000 bytes"),
     ],
 )
 def test_a_bad_mirror_gives_way_to_the_next_source(
@@ -135,6 +145,8 @@ def test_a_bad_mirror_gives_way_to_the_next_source(
     reason: str,
 ) -> None:
     monkeypatch.setattr(datasets, "TIMEOUT", 0.5)
+    monkeypatch.setattr(datasets, "PATIENCE", 1)
+    monkeypatch.setattr(datasets, "LARGEST", 500_000)
     raw = fetch(tmp_path, trouble + path, str(tiny_files))
     assert names(raw) == names(tmp_path / "downloads") == names(tiny_files)
     assert reason in capsys.readouterr().err

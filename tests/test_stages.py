@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from conftest import COMPACT_EPOCHS, TEST, TRAIN, Mirror, Project, kill, runs, stages_run, steps, wait_for
+from conftest import COMPACT_EPOCHS, TEST, TRAIN, Mirror, Project, is_clean, kill, runs, stages_run, steps, wait_for
 
 from mnistflow import splits
 
@@ -23,11 +23,6 @@ def store(repro: Project) -> Iterator[mlflow.MlflowClient]:
     mlflow.set_tracking_uri(f"sqlite:///{repro.folder / 'mlflow.db'}")
     yield mlflow.MlflowClient()
     mlflow.set_tracking_uri(before)
-
-
-def is_clean(project: Project) -> bool:
-    """Whether git sees no difference to what was committed."""
-    return project.run("git", "status", "--porcelain") == ""
 
 
 def test_a_first_run_runs_every_stage_once(repro: Project) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from mnistflow import tracking
@@ -50,6 +51,18 @@ def test_a_store_that_can_t_be_used_is_one_sentence(uri: str, monkeypatch: pytes
 
 
 def test_a_damaged_store_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(WorkflowError, match=r"mlflow\.db can't be used: .*not a database"):
+    store = tmp_path / "mlflow.db"
+    store.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(WorkflowError, match=r"mlflow\.db is damaged \(.*not a database\); move it aside"):
         tracking.connect()
+    store.unlink()
+    before = mlflow.get_tracking_uri()
+    try:
+        tracking.connect()
+        whole = store.read_bytes()
+        for damaged in (whole[: len(whole) // 2], whole[:8192] + bytes(len(whole) - 8192)):
+            store.write_bytes(damaged)
+            with pytest.raises(WorkflowError, match=r"mlflow\.db is damaged"):
+                tracking.connect()
+    finally:
+        mlflow.set_tracking_uri(before)

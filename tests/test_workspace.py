@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HERE
 
-from mnistflow.workspace import WorkflowError, check_vouched, md5, replacing, write_text
+from mnistflow.workspace import WorkflowError, check_vouched, finish, md5, replacing, settle, unfinished, write_text
 
 SCRIPT = """
 import errno, sys
@@ -92,3 +92,48 @@ def test_a_file_is_vouched_for_by_its_hash_in_dvc_lock(tmp_path: Path, monkeypat
     model.write_bytes(b"another")
     with pytest.raises(WorkflowError, match="not the file that dvc.lock describes"):
         check_vouched(model)
+
+
+def test_the_state_of_a_training_is_kept_until_dvc_has_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    states = tmp_path / ".cache/training"
+    with pytest.raises(KeyboardInterrupt), unfinished("compact-1") as folder:
+        write_text(folder / "state", "after an epoch")
+        raise KeyboardInterrupt
+    write_text(tmp_path / "model", "trained")
+    with unfinished("compact-1") as folder:
+        assert (folder / "state").read_text() == "after an epoch"
+        finish(folder, tmp_path / "model")
+    settle()
+    assert (states / "compact-1/state").is_file()
+    write_text(tmp_path / "dvc.lock", f"outs:\n- path: model\n  md5: {md5(tmp_path / 'model')}\n")
+    with unfinished("compact-2"):  # still at it
+        settle()
+        assert {path.name for path in states.iterdir()} == {"compact-2", "compact-2.lock"}
+
+
+def test_two_processes_at_the_same_training_take_turns(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from mnistflow.workspace import unfinished
+with unfinished("compact-1") as folder:
+    print("in", flush=True)
+    assert not (folder / "busy").exists()
+    (folder / "busy").touch()
+    sys.stdin.readline()
+    (folder / "busy").unlink()
+"""
+    environment = os.environ | {"PYTHONPATH": str(HERE / "src"), "DVC_ROOT": str(tmp_path)}
+    command, pipe = [sys.executable, "-c", script], subprocess.PIPE
+    processes = []
+    for words in ("in", "another process is at the same training; waiting for it"):
+        process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == words + "\n"
+        processes.append(process)
+    for process in processes:
+        process.communicate("go on\n", timeout=60)
+    assert [process.returncode for process in processes] == [0, 0]

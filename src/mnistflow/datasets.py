@@ -8,12 +8,15 @@ import gzip
 import logging
 import math
 import shutil
+import signal
 import struct
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +29,10 @@ Labels = npt.NDArray[np.uint8]  # (n,): 0 to 9
 SIZE = 28  # pixels, both ways
 CLASSES = 10
 PARTS = ("train", "t10k")  # how the four files' names begin: training set, test set
-TIMEOUT = 20  # seconds without an answer or without data before a source counts as failed
+# When a source counts as failed for a file:
+TIMEOUT = 20  # seconds without an answer or without data
+PATIENCE = 300  # seconds for all of it, for a source that sends a byte now and then
+LARGEST = 100_000_000  # bytes, for one that does not end
 
 DIGITS = tuple("0123456789")
 
@@ -187,11 +193,41 @@ def _download(url: str, sha256: str, kept: Path) -> None:
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
     with replacing(kept) as temporary:
         try:
-            downloader(url, temporary, pooch)
+            with temporary.open("wb") as file, _within(PATIENCE):
+                downloader(url, _Limited(file), pooch)
         except (requests.RequestException, ValueError) as error:
             raise _SourceError(_reason(error)) from error
         if (found := _sha256(temporary)) != sha256:
             raise _SourceError(_wrong_hash(found, sha256))
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Give the source up when the block takes longer."""
+
+    def give_up(*_: object) -> None:
+        raise _SourceError(f"not complete after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _Limited:
+    """A file that takes so much and no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.flush = file.flush
+
+    def write(self, chunk: bytes) -> None:
+        if self._file.tell() + len(chunk) > LARGEST:
+            raise _SourceError(f"more than {LARGEST:,} bytes")
+        self._file.write(chunk)
 
 
 def _reason(error: Exception) -> str:

@@ -8,10 +8,11 @@ never seen their model.
 import logging
 import os
 import platform
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def connect() -> None:
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     with _answering(), _alone_in(uri):
+        _check_file(_sqlite_file(uri))
         _choose_experiment(uri)
 
 
@@ -108,6 +110,21 @@ def _sqlite_file(uri: str) -> Path | None:
     """The file of a store in SQLite; None for others."""
     scheme, found, path = uri.partition("sqlite:///")
     return Path(path) if found and not scheme else None
+
+
+def _check_file(path: Path | None) -> None:
+    """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
+    if path and path.is_file():
+        with closing(sqlite3.connect(path)) as database:
+            try:
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            except sqlite3.DatabaseError as error:
+                found = str(error)
+        if found != "ok":
+            raise TrackingError(
+                f"the MLflow tracking store {path} is damaged ({' '.join(found.split())}); move it aside and run "
+                "`make record`: the runs of the models in this folder are written anew."
+            )
 
 
 def _alone_in(uri: str) -> AbstractContextManager[Any]:
