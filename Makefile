@@ -75,6 +75,10 @@ test: .venv/ready ## lint, types and tests
 	@$(RUN) mypy
 	@$(RUN) pytest --numprocesses 2
 
+.PHONY: soak
+soak: .venv/ready ## kill `dvc repro` at random moments and look whether that changes anything (N=100: so often)
+	@KILLS=$(or $(N),20) $(RUN) pytest tests/soak.py --capture=no
+
 .PHONY: bench
 bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
 	@test -d data/arrays || $(RUN) dvc repro preprocess

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from mnistflow import history, models, training
 from mnistflow.backend import make_reproducible
+from mnistflow.datasets import Images
 from mnistflow.history import Epoch
 from mnistflow.params import ModelParams
 from mnistflow.splits import Split
@@ -168,6 +170,31 @@ def test_shifts_move_and_do_not_change(tiny: Tiny) -> None:
         assert found
         offsets |= found
     assert len(offsets) > 15
+
+
+def test_turns_are_about_the_centre_and_as_far_as_asked(tiny: Tiny) -> None:
+    images, random = tiny[0].images[:50], np.random.default_rng(0)
+    np.testing.assert_array_equal(training.turned(images, 0, 0, random), images)
+    bar = np.zeros((200, 28, 28), np.uint8)
+    bar[:, 13:15, 4:24] = 255
+    rows, columns = np.indices((28, 28))
+
+    def angles_and_lengths(turned: Images) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Of the axis along which each image's ink lies, from its second moments."""
+        ink = turned.astype(float) / turned.sum(axis=(1, 2), keepdims=True)
+        y, x = rows - 13.5, columns - 13.5
+        assert np.abs((ink * y).sum(axis=(1, 2))).max() < 0.1
+        xx, yy, xy = ((ink * product).sum(axis=(1, 2)) for product in (x * x, y * y, x * y))
+        return np.rad2deg(np.arctan2(2 * xy, xx - yy) / 2), np.sqrt(12 * (xx + yy))
+
+    angles, lengths = angles_and_lengths(training.turned(bar, 20, 0, random))
+    assert -20.5 < angles.min() < -17
+    assert 17 < angles.max() < 20.5
+    assert lengths == pytest.approx(20, abs=0.6)
+    angles, lengths = angles_and_lengths(training.turned(bar, 0, 0.2, random))
+    assert np.abs(angles).max() < 0.1
+    assert 15.5 < lengths.min() < 17
+    assert 23 < lengths.max() < 24.7
 
 
 def test_one_cycle_climbs_to_its_peak_and_falls_to_its_end() -> None:

@@ -100,7 +100,7 @@ def test_the_state_of_a_training_is_kept_until_dvc_has_its_model(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     states = tmp_path / ".cache/training"
-    with pytest.raises(KeyboardInterrupt), unfinished("compact-1") as folder:
+    with pytest.raises(KeyboardInterrupt), unfinished("compact-1") as folder:  # noqa: PT012
         write_text(folder / "state", "after an epoch")
         raise KeyboardInterrupt
     write_text(tmp_path / "model", "trained")

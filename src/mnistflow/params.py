@@ -60,6 +60,9 @@ class ModelParams(_Section):
     warmup: Share | None = None  # share of all steps; read by one_cycle alone
     final: Share | None = None  # last learning rate / peak; read by one_cycle alone
     shift: Annotated[int, Field(ge=0, le=8)]  # pixels
+    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # degrees
+    zoom: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the size
+    width: Annotated[int, Field(ge=1, le=16)] = 1  # times as many filters and hidden units
     patience: Annotated[int, Field(ge=1)]  # epochs
 
     @model_validator(mode="after")

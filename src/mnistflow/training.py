@@ -55,10 +55,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         size = self._settings.batch_size
         chosen = self._order[index * size : (index + 1) * size]
         images = splits.take(self._split.images, chosen)
+        random = np.random.default_rng((self._settings.seed, self._epoch, index))
         if self._settings.shift:
-            images = shifted(
-                images, self._settings.shift, np.random.default_rng((self._settings.seed, self._epoch, index))
-            )
+            images = shifted(images, self._settings.shift, random)
+        if self._settings.rotate or self._settings.zoom:
+            images = turned(images, self._settings.rotate, self._settings.zoom, random)
         return images, self._split.labels[chosen]
 
 
@@ -68,6 +69,28 @@ def shifted(images: Images, pixels: int, random: np.random.Generator) -> Images:
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(images, margin), (SIZE, SIZE), axis=(1, 2))
     down, right = random.integers(0, 2 * pixels + 1, (2, len(images)))
     moved: Images = windows[np.arange(len(images)), down, right]
+    return moved
+
+
+def turned(images: Images, degrees: float, zoom: float, random: np.random.Generator) -> Images:
+    """Each image (28, 28) turned about its centre by up to `degrees` either way, and enlarged or shrunk, at random.
+
+    Its size changes by up to the share `zoom`, each way by as much. Bilinear, zeros from outside.
+    """
+    angle = np.deg2rad(random.uniform(-degrees, degrees, len(images)), dtype=np.float32)
+    scale = 1 / (1 + random.uniform(-zoom, zoom, len(images)).astype(np.float32))
+    cosine, sine = (scale * function(angle) for function in (np.cos, np.sin))
+    down, right = np.indices((SIZE, SIZE), np.float32).reshape(2, 1, -1) - (SIZE - 1) / 2
+    # Where each pixel comes from; a frame of zeros, one pixel wide, stands for all that is outside.
+    y = np.clip(cosine[:, None] * down - sine[:, None] * right + (SIZE + 1) / 2, 0, SIZE)
+    x = np.clip(sine[:, None] * down + cosine[:, None] * right + (SIZE + 1) / 2, 0, SIZE)
+    top, left = y.astype(np.int32), x.astype(np.int32)
+    y, x = y - top, x - left
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1))).reshape(len(images), -1)
+    place = top * (SIZE + 2) + left
+    pixels = [np.take_along_axis(framed, place + step, 1) for step in (0, 1, SIZE + 2, SIZE + 3)]
+    upper, lower = (pair[0] + x * (pair[1].astype(np.float32) - pair[0]) for pair in (pixels[:2], pixels[2:]))
+    moved: Images = np.rint(upper + y * (lower - upper)).astype(np.uint8).reshape(images.shape)
     return moved
 
 
@@ -150,7 +173,7 @@ def train(
         Diverged: the loss became infinite or not a number.
     """
     make_reproducible(settings.seed)
-    model = models.MODELS[name]()
+    model = models.MODELS[name](settings.width)
     steps = math.ceil(len(training.labels) / settings.batch_size)
     rate = learning_rate(settings, steps)
     model.compile(
@@ -189,7 +212,7 @@ def train(
         save_state(state, model, progress)
         on_epoch(progress.history, seconds)
     # A model of its own: one that was compiled would save its optimizer's state, which is not the best epoch's.
-    checkpoint = models.MODELS[name]()
+    checkpoint = models.MODELS[name](settings.width)
     checkpoint.set_weights(progress.best_weights)
     return checkpoint, progress
 
