@@ -11,8 +11,10 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import COMPACT_EPOCHS, TEST, TRAIN, Mirror, Project, is_clean, kill, runs, stages_run, steps, wait_for
+from ruamel.yaml import YAML
 
 from mnistflow import splits
+from mnistflow.params import ModelParams
 
 MODELS = ("dense", "cnn", "compact")
 
@@ -95,8 +97,8 @@ def test_the_run_in_mlflow_holds_everything(repro: Project, store: mlflow.Mlflow
     run = runs(store, f"tags.model = '{model}'")[-1]
     assert (run.info.run_name, run.info.status) == (model, "FINISHED")
 
-    settings = repro.params()["models"][model]
-    assert run.data.params == {key: str(value) for key, value in settings.items()} | {
+    settings = ModelParams(**YAML(typ="safe").load(repro.folder / "params.yaml")["models"][model])
+    assert run.data.params == {key: str(value) for key, value in settings.model_dump(exclude_none=True).items()} | {
         "dataset": "tiny",
         "validation": "50",
     }

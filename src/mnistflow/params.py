@@ -62,7 +62,6 @@ class ModelParams(_Section):
     shift: Annotated[int, Field(ge=0, le=8)]  # pixels
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # degrees
     zoom: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the size
-    width: Annotated[int, Field(ge=1, le=16)] = 1  # times as many filters and hidden units
     patience: Annotated[int, Field(ge=1)]  # epochs
 
     @model_validator(mode="after")

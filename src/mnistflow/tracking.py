@@ -8,6 +8,7 @@ never seen their model.
 import logging
 import os
 import platform
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # MLflow reports its use over the network unless told otherwise before it is imported.
@@ -72,7 +74,8 @@ class TrackingError(WorkflowError):
 def _answering() -> Iterator[None]:
     """Make one sentence of what can go wrong between here and the tracking store."""
     try:
-        yield
+        with _uninterrupted():
+            yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise TrackingError(
@@ -80,6 +83,29 @@ def _answering() -> Iterator[None]:
             f"{without_password(reason)[:400]} (mend that, or set MLFLOW_TRACKING_URI to another store; "
             "unset, it is mlflow.db in this folder)"
         ) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends, for in the middle of a transaction it leaves the database locked.
+
+    A second one goes through: the store may be one that hangs.
+    """
+    held = False
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def tracking_uri() -> str:
