@@ -155,7 +155,7 @@ def expected_stages(key: tuple[str, ...]) -> set[str]:
     evaluates = {f"evaluate@{model}" for model in MODELS}
     match key:
         case ("fetch", "dataset"):
-            return {"fetch", "preprocess"} | trains | evaluates
+            return {"fetch", "preprocess", "audit"} | trains | evaluates
         case ("fetch", "sources", *_):
             return {"fetch"}
         case ("split", "validation"):

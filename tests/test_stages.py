@@ -59,7 +59,7 @@ OUTPUTS = ("data", "models", "evaluation", "metrics", "plots")
 def test_a_first_run_runs_every_stage_once(repro: Project) -> None:
     ran = stages_run(repro.read(".cache/repro.log").decode())
     trains = {f"{stage}@{model}" for stage in ("train", "evaluate") for model in MODELS}
-    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "plot"} | trains)
+    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "audit", "plot"} | trains)
 
 
 def test_its_log_is_short_and_free_of_noise(repro: Project) -> None:
@@ -81,8 +81,8 @@ def test_every_file_is_there(repro: Project) -> None:
         expected |= {f"models/{model}/{name}" for name in files}
         expected |= {f"evaluation/{model}/{name}" for name in ("predictions.csv", "errors.npy", "report.json")}
         expected.add(f"metrics/{model}.json")
-    expected |= {"metrics/selected.json", "metrics/comparison.json"}
-    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors")}
+    expected |= {f"metrics/{name}.json" for name in ("selected", "comparison", "audit")}
+    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors", "audit")}
     found = set(hashes(repro, *OUTPUTS))
     assert {path for path in found if not path.endswith(".gitignore")} == expected
 
@@ -256,7 +256,7 @@ def test_one_changed_value_runs_its_model_and_what_follows(repro: Project, store
     """In an experiment, so that this shows too that one in a copy of the project is recorded in the project."""
     count = len(runs(store))
     output = repro.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "models.compact.learning_rate=1e-3")
-    assert stages_run(output) == ["params", "train@compact", "evaluate@compact", "compare", "plot"]
+    assert stages_run(output) == ["params", "train@compact", "evaluate@compact", "compare", "audit", "plot"]
     (new,) = runs(store)[: len(runs(store)) - count]
     assert new.data.tags["model"] == "compact"
     assert new.data.tags["dvc_experiment"] == "slower"
