@@ -82,7 +82,7 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation dvc_plots .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside dvc_plots .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 
 # uv comes from the lock too, by pip, and installs the rest: bytecode included, because an import of TensorFlow without

@@ -53,13 +53,13 @@ def is_clean(project: Project) -> bool:
     return project.run("git", "status", "--porcelain") == ""
 
 
-OUTPUTS = ("data", "models", "evaluation", "metrics", "plots")
+OUTPUTS = ("data", "models", "evaluation", "inside", "metrics", "plots")
 
 
 def test_a_first_run_runs_every_stage_once(repro: Project) -> None:
     ran = stages_run(repro.read(".cache/repro.log").decode())
     trains = {f"{stage}@{model}" for stage in ("train", "evaluate") for model in MODELS}
-    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "audit", "plot"} | trains)
+    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "audit", "explain", "plot"} | trains)
 
 
 def test_its_log_is_short_and_free_of_noise(repro: Project) -> None:
@@ -82,7 +82,9 @@ def test_every_file_is_there(repro: Project) -> None:
         expected |= {f"evaluation/{model}/{name}" for name in ("predictions.csv", "errors.npy", "report.json")}
         expected.add(f"metrics/{model}.json")
     expected |= {f"metrics/{name}.json" for name in ("selected", "comparison", "audit")}
-    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors", "audit")}
+    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors", "audit", "layers")}
+    pictures = ("numbers", "convolution", "pooling", "kernels", "layers", "kept")
+    expected |= {"inside/captions.json"} | {f"inside/{name}.png" for name in pictures}
     found = set(hashes(repro, *OUTPUTS))
     assert {path for path in found if not path.endswith(".gitignore")} == expected
 
