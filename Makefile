@@ -21,6 +21,11 @@ ifeq ($(DATASET),digits)
 OVERRIDES += -S split.validation=200 -S models.cnn.batch_size=20 -S models.compact.batch_size=20
 endif
 
+# What is shown should be what params.yaml and the code say.
+UP_TO_DATE := $(RUN) dvc status --quiet || \
+	{ echo 'error: outputs are behind params.yaml or the code; run make repro first' >&2; exit 1; }
+RECORD := $(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+
 .PHONY: help
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -29,10 +34,10 @@ help: ## this list
 repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
 	@$(RUN) mnistflow.params '$(DATASET)'
 	@$(if $(DATASET),$(RUN) dvc exp run $(OVERRIDES),$(RUN) dvc repro)
-	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+	@$(RECORD)
 	@$(MAKE) --no-print-directory compare
 	@echo
-	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make ui, make check'
+	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make report, make ui, make check'
 
 # The experiment is made again only when the dense model's metrics are no longer those that it holds. Its name is free
 # for it: one that was made on another commit would make the name ambiguous.
@@ -40,7 +45,7 @@ BASELINES = git for-each-ref --format='%(refname)' 'refs/exps/*/*/baseline'
 
 .PHONY: compare
 compare: .venv/ready ## `dvc metrics diff` of the selected model against the dense baseline
-	@$(RUN) dvc status --quiet || { echo 'error: outputs are behind params.yaml or the code; run make repro first' >&2; exit 1; }
+	@$(UP_TO_DATE)
 	@git show "$$($(BASELINES) | head -n 1):metrics/selected.json" 2>/dev/null | cmp -s - metrics/dense.json || { \
 		$(BASELINES) | xargs -r -n 1 git update-ref -d; \
 		$(RUN) dvc exp run --quiet --temp --name baseline --set-param evaluate.model=dense; }
@@ -49,13 +54,19 @@ compare: .venv/ready ## `dvc metrics diff` of the selected model against the den
 		echo 'The dense baseline against the selected model:'; \
 		$(RUN) dvc metrics diff baseline --targets metrics/selected.json; fi
 
+.PHONY: report
+report: .venv/ready ## everything on one page, report.html: results, errors, the inside of the network, provenance
+	@$(UP_TO_DATE)
+	@$(RECORD)
+	@$(RUN) mnistflow.report models evaluation metrics inside report.html
+
 .PHONY: check
 check: .venv/ready ## the gate: fails when the selected model misses its target or got worse (REV=main: than there)
 	@$(RUN) mnistflow.gate $(REV)
 
 .PHONY: ui
 ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000
-	@$(RUN) mnistflow.record models evaluation metrics data/arrays/validation
+	@$(RECORD)
 	@echo 'The runs: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs   (Ctrl-C stops the server)'
 	@$(RUN) mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
 
@@ -82,7 +93,7 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation inside dvc_plots .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 
 # uv comes from the lock too, by pip, and installs the rest: bytecode included, because an import of TensorFlow without

@@ -89,12 +89,12 @@ def test_mnist_s_list_is_the_published_one() -> None:
 
 def test_words_say_who_saw_what() -> None:
     found = audit.audit(MODELS, DISPUTED)
-    assert [audit.people(row, CLASSES) for row in found["disputed"]] == [
+    assert [audit.people(row, CLASSES).replace("\u00a0", " ") for row in found["disputed"]] == [
         "people: 1 ×2, 3 ×2, neither ×1",
         "people: 9 ×5",
         "people: 6 ×4, 0 ×1",
     ]
-    assert audit.models(found["disputed"][0], CLASSES) == "one: 1, two: 3"
+    assert audit.models(found["disputed"][0], CLASSES).replace("\u00a0", " ") == "one: 1, two: 3"
     assert audit.models(found["disputed"][1], CLASSES) == "all models: 9"
 
 

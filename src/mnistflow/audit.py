@@ -115,10 +115,10 @@ def pixels(said: Mapping[str, Evaluated]) -> dict[int, npt.NDArray[np.uint8]]:
 
 
 def people(row: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """What people saw in a disputed image, most votes first."""
+    """What people saw in a disputed image, most votes first; no line breaks before a count."""
     votes = sorted((("other", "for_other"), ("label", "for_label")), key=lambda pair: -row[pair[1]])
-    words = [f"{classes[row[name]]} ×{row[count]}" for name, count in votes if row[count]]
-    return "people: " + ", ".join(words + [f"neither ×{row['for_neither']}"] * (row["for_neither"] > 0))
+    words = [f"{classes[row[name]]}\u00a0×{row[count]}" for name, count in votes if row[count]]
+    return "people: " + ", ".join(words + [f"neither\u00a0×{row['for_neither']}"] * (row["for_neither"] > 0))
 
 
 def models(row: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -126,7 +126,7 @@ def models(row: Mapping[str, Any], classes: Sequence[str]) -> str:
     said = {name: classes[prediction] for name, prediction in row["said"].items()}
     if len(set(said.values())) == 1:
         return f"all models: {next(iter(said.values()))}"
-    return ", ".join(f"{name}: {word}" for name, word in said.items())
+    return ", ".join(f"{name}:\u00a0{word}" for name, word in said.items())
 
 
 def sheet(found: Mapping[str, Any], images: Mapping[int, npt.NDArray[np.uint8]], classes: Sequence[str]) -> Figure:
