@@ -182,8 +182,6 @@ def feature_maps(activations: Mapping[str, Numbers], classes: Sequence[str]) -> 
     heights = [1.4 if steps[name].ndim > 1 else 0.7 for name in between]
     figure = Figure(figsize=(12.5, sum(heights) + 3), layout="constrained")
     grid = figure.add_gridspec(len(steps), SHOWN + 1, height_ratios=[*heights, 1.8])
-    chosen: Sequence[int] | npt.NDArray[np.intp] = []
-    count = 0
     for row, (name, values) in enumerate(steps.items()):
         size = " x ".join(map(str, values.shape[:2]))
         words = [name, size, *(f"{number} maps" for number in values.shape[2:])]
@@ -196,8 +194,8 @@ def feature_maps(activations: Mapping[str, Numbers], classes: Sequence[str]) -> 
         elif values.ndim == 2:
             cells.pixels(figure.add_subplot(grid[row, 1]), values, (0, float(values.max())))
         else:
-            if values.shape[2] != count:  # else the same maps again, as the layer left them
-                chosen, count = strongest(values)[:SHOWN], values.shape[2]
+            # The same ones before and after pooling and ReLU, for both keep each map's largest value.
+            chosen = strongest(values)[:SHOWN]
             for column, place in enumerate(chosen, 1):
                 ax = figure.add_subplot(grid[row, column])
                 cells.signed(ax, values[..., place], _largest(values[..., chosen]))
