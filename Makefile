@@ -11,7 +11,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := src
 export MLFLOW_DISABLE_TELEMETRY := true
 RUN := .venv/bin/python -m
-RECORD := $(RUN) mnistflow.record models evaluation metrics data/arrays/validation
 
 # Which commit `make check` compares with.
 REV ?= HEAD
@@ -21,6 +20,11 @@ OVERRIDES := -S fetch.dataset=$(DATASET)
 ifeq ($(DATASET),digits)
 OVERRIDES += -S split.validation=200 -S models.cnn.batch_size=20 -S models.compact.batch_size=20
 endif
+
+# What is shown should be what params.yaml and the code say.
+UP_TO_DATE := $(RUN) dvc status --quiet || \
+	{ echo 'error: outputs are behind params.yaml or the code; run make repro first' >&2; exit 1; }
+RECORD := $(RUN) mnistflow.record models evaluation metrics data/arrays/validation
 
 .PHONY: help
 help: ## this list
@@ -33,7 +37,7 @@ repro: .venv/ready ## set up, run what is out of date, record it, compare: the m
 	@$(MAKE) --no-print-directory compare
 	@$(RECORD)
 	@echo
-	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make ui, make check'
+	@echo 'Figures: plots/, models/*/loss.png, data/overview/.   Metrics: metrics/.   Next: make report, make ui, make check'
 
 # The experiment is made again only when the dense model's metrics are no longer those that it holds. Its name is free
 # for it: one that was made on another commit would make the name ambiguous.
@@ -41,7 +45,7 @@ BASELINES = git for-each-ref --format='%(refname)' 'refs/exps/*/*/baseline'
 
 .PHONY: compare
 compare: .venv/ready ## `dvc metrics diff` of the selected model against the dense baseline
-	@$(RUN) dvc status --quiet || { echo 'error: outputs are behind params.yaml or the code; run make repro first' >&2; exit 1; }
+	@$(UP_TO_DATE)
 	@git show "$$($(BASELINES) | head -n 1):metrics/selected.json" 2>/dev/null | cmp -s - metrics/dense.json || { \
 		$(BASELINES) | xargs -r -n 1 git update-ref -d; \
 		$(RUN) dvc exp run --quiet --temp --name baseline --set-param evaluate.model=dense; }
@@ -49,6 +53,12 @@ compare: .venv/ready ## `dvc metrics diff` of the selected model against the den
 	@if cmp -s metrics/selected.json metrics/dense.json; then echo 'The selected model is the dense baseline.'; else \
 		echo 'The dense baseline against the selected model:'; \
 		$(RUN) dvc metrics diff baseline --targets metrics/selected.json; fi
+
+.PHONY: report
+report: .venv/ready ## everything on one page, report.html: results, errors, the inside of the network, provenance
+	@$(UP_TO_DATE)
+	@$(RECORD)
+	@$(RUN) mnistflow.report models evaluation metrics inside report.html
 
 .PHONY: check
 check: .venv/ready ## the gate: fails when the selected model misses its target or got worse (REV=main: than there)
@@ -91,7 +101,7 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation dvc_plots .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 
 # uv comes from the lock too, by pip, and installs the rest: bytecode included, because an import of TensorFlow without

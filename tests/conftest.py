@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent.parent
 TRAIN, TEST = 300, 100
-OUTPUTS = ("data", "models", "evaluation", "metrics", "plots")
+OUTPUTS = ("data", "models", "evaluation", "inside", "metrics", "plots")
 COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
 
 

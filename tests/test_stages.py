@@ -30,7 +30,7 @@ def store(repro: Project) -> Iterator[mlflow.MlflowClient]:
 def test_a_first_run_runs_every_stage_once(repro: Project) -> None:
     ran = stages_run(repro.read(".cache/repro.log").decode())
     trains = {f"{stage}@{model}" for stage in ("train", "evaluate") for model in MODELS}
-    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "plot"} | trains)
+    assert sorted(ran) == sorted({"params", "fetch", "preprocess", "compare", "audit", "explain", "plot"} | trains)
 
 
 def test_its_log_is_short_and_free_of_noise(repro: Project) -> None:
@@ -52,8 +52,10 @@ def test_every_file_is_there(repro: Project) -> None:
         expected |= {f"models/{model}/{name}" for name in files}
         expected |= {f"evaluation/{model}/{name}" for name in ("predictions.csv", "errors.npy", "report.json")}
         expected.add(f"metrics/{model}.json")
-    expected |= {"metrics/selected.json", "metrics/comparison.json"}
-    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors")}
+    expected |= {f"metrics/{name}.json" for name in ("selected", "comparison", "audit")}
+    expected |= {f"plots/{name}.png" for name in ("loss", "confusion", "errors", "audit", "layers")}
+    pictures = ("numbers", "convolution", "pooling", "kernels", "layers", "kept")
+    expected |= {"inside/captions.json"} | {f"inside/{name}.png" for name in pictures}
     found = set(repro.outputs())
     assert {path for path in found if not path.endswith(".gitignore")} == expected
 
@@ -209,7 +211,7 @@ def test_one_changed_value_runs_its_model_and_what_follows(repro: Project, store
     """In an experiment, so that this shows too that one in a copy of the project is recorded in the project."""
     count = len(runs(store))
     output = repro.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "models.compact.learning_rate=1e-3")
-    assert stages_run(output) == ["params", "train@compact", "evaluate@compact", "compare", "plot"]
+    assert stages_run(output) == ["params", "train@compact", "evaluate@compact", "compare", "audit", "plot"]
     (new,) = runs(store)[: len(runs(store)) - count]
     assert new.data.tags["model"] == "compact"
     assert new.data.tags["dvc_experiment"] == "slower"

@@ -14,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +38,16 @@ DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
+class Dispute:
+    """A test image whose label fewer than three of five people saw in it."""
+
+    label: int  # as the test set has it
+    other: int  # what else the people could choose: a classifier's guess
+    for_label: int  # people, of five
+    for_other: int  # people; the rest saw neither of the two
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What is known of a data set before it is fetched."""
 
@@ -45,6 +55,7 @@ class Dataset:
     test: int  # images
     classes: tuple[str, ...]  # a name per label
     sha256: Mapping[str, str]  # of each file; empty for `digits`, which scikit-learn ships
+    disputed: Mapping[int, Dispute] = field(default_factory=dict)  # by index in the test set; empty if nobody asked
 
 
 def _files(*sha256: str) -> dict[str, str]:
@@ -74,6 +85,25 @@ DATASETS: dict[str, Dataset] = {
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
+        # C. Northcutt, A. Athalye, J. Mueller (2021): Pervasive Label Errors in Test Sets Destabilize Machine Learning
+        # Benchmarks, arXiv:2103.14749, and its label-errors corpus. They asked about some hundred suspicious images.
+        disputed={
+            947: Dispute(8, 9, 0, 5),
+            1621: Dispute(0, 6, 2, 3),
+            1901: Dispute(9, 4, 2, 3),
+            2130: Dispute(4, 9, 2, 2),
+            2462: Dispute(2, 0, 0, 4),
+            2597: Dispute(5, 3, 0, 4),
+            2654: Dispute(6, 1, 0, 2),
+            3520: Dispute(6, 4, 2, 0),
+            3558: Dispute(5, 0, 1, 4),
+            5937: Dispute(5, 3, 1, 3),
+            6651: Dispute(0, 6, 0, 5),
+            6783: Dispute(1, 6, 2, 3),
+            8527: Dispute(4, 9, 2, 2),
+            9679: Dispute(6, 3, 2, 0),
+            9729: Dispute(5, 6, 2, 3),
+        },
     ),
     # H. Xiao, K. Rasul, R. Vollgraf (2017): Fashion-MNIST, arXiv:1708.07747. MIT.
     "fashion_mnist": Dataset(

@@ -419,6 +419,18 @@ def log_evaluation(
         client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
 
 
+def attach(page: Path, model_md5: str) -> None:
+    """Put a file on the run that trained the model with this hash, in the place of an earlier one of its name.
+
+    Raises:
+        WorkflowError: this store has no such run.
+    """
+    run = find_run(model_md5)
+    if run is None:
+        raise WorkflowError(f"the record has no run of the model {model_md5}; `make repro` writes it.")
+    mlflow.MlflowClient().log_artifact(run.info.run_id, str(page))
+
+
 def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
     details = read_json(trained / "training.json")

@@ -1,0 +1,25 @@
+"""Ask whose mistakes the models' errors are: the labels' that people dispute, all models' alike, or one model's own."""
+
+from pathlib import Path
+
+from mnistflow import audit, cli, evaluation, figures, params
+from mnistflow.datasets import DATASETS
+from mnistflow.workspace import write_json
+
+MODELS = ("dense", "cnn", "compact")
+
+
+def main(evaluated: Path, result: Path, sheet: Path) -> None:
+    dataset = DATASETS[params.load().fetch.dataset]
+    said = {name: evaluation.read(evaluated / name) for name in MODELS}
+    found = audit.audit(said, dataset.disputed)
+    write_json(result, found)
+    figures.save(sheet, audit.sheet(found, audit.pixels(said), dataset.classes))
+    for name, counts in found["models"].items():
+        errors, disputed, alone = counts.values()
+        print(f"{name}: {errors} errors, {disputed} on disputed labels, {alone} its own alone")
+    print(found["verdict"])
+
+
+if __name__ == "__main__":
+    cli.run(main)
