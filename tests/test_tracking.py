@@ -60,7 +60,10 @@ def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
     before = mlflow.get_tracking_uri()
     details = {
         "model": "dense",
-        "settings": {"epochs": 1},
+        "settings": {
+            **{"epochs": 1, "schedule": "constant", "optimizer": "adam", "learning_rate": 0.001},
+            **{"batch_size": 10, "seed": 1, "shift": 0},
+        },
         "dataset": "tiny",
         "validation": 10,
         "selected_on": "validation",
@@ -79,6 +82,7 @@ def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
         assert first.info.run_id == second.info.run_id != other.info.run_id
         run = mlflow.get_run(first.info.run_id)
         assert run.info.status == "FAILED"
+        assert "dense, not evaluated on the test set yet." in run.data.tags["mlflow.note.content"]
         assert len(run.inputs.dataset_inputs) == 1
     finally:
         mlflow.set_tracking_uri(before)

@@ -7,8 +7,6 @@ never seen their model.
 
 import logging
 import os
-import platform
-import subprocess
 import tempfile
 import time
 import uuid
@@ -36,7 +34,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnistflow import evaluation, figures, history
+from mnistflow import evaluation, figures, history, pages, provenance
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.history import Epoch
 from mnistflow.splits import Split
@@ -46,7 +44,6 @@ EXPERIMENT = "mnistflow"
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
 ATTEMPT = "attempt"  # the tag by which it is found before
 OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
-CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 
 
 def connect() -> None:
@@ -62,7 +59,7 @@ def connect() -> None:
     # A server keeps artifacts where it likes; beside a bare database they would land in the current folder.
     served = uri.startswith(("http://", "https://"))
     try:
-        with _alone_in(uri):
+        with alone_in(uri):
             _choose_experiment(None if served else (root() / "mlruns").as_uri())
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -70,6 +67,11 @@ def connect() -> None:
             f"the MLflow tracking store {without_password(uri)} can't be used: {without_password(reason)[:400]} "
             "(mend that, or set MLFLOW_TRACKING_URI to another store; unset, it is mlflow.db in this folder)"
         ) from error
+
+
+def client() -> mlflow.MlflowClient:
+    """MLflow's client for the store that `connect` chose: its runs and its registry of models."""
+    return mlflow.MlflowClient()
 
 
 def tracking_uri() -> str:
@@ -88,10 +90,11 @@ def _choose_experiment(artifacts: str | None) -> None:
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         # The tag opens the experiment in the UI's view for trained models rather than that for language models.
         mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
-    mlflow.set_experiment(EXPERIMENT)
+    if pages.VIEW not in mlflow.set_experiment(EXPERIMENT).tags:
+        mlflow.set_experiment_tag(pages.VIEW, pages.view())
 
 
-def _alone_in(uri: str) -> AbstractContextManager[Any]:
+def alone_in(uri: str) -> AbstractContextManager[Any]:
     """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
     path = uri.removeprefix("sqlite:///")
     return nullcontext() if path == uri else FileLock(f"{path}.lock")
@@ -112,10 +115,11 @@ def training_run(name: str, marker: Path, details: Mapping[str, Any]) -> Iterato
     if begun:
         run = mlflow.start_run(run_id=begun.info.run_id)
     else:
-        run = mlflow.start_run(run_name=name, tags={**_provenance(name), ATTEMPT: attempt})
+        run = mlflow.start_run(run_name=name, tags={**provenance.tags(name), ATTEMPT: attempt})
     try:
         log_details(details)
         log_dataset(details)
+        describe(run.info.run_id, details)
         yield run
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
@@ -124,48 +128,6 @@ def training_run(name: str, marker: Path, details: Mapping[str, Any]) -> Iterato
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
-
-
-def _provenance(name: str) -> dict[str, str]:
-    """Tags that say what was run, where, and from which state of the code."""
-    from mnistflow.backend import keras  # `record` has no need of it, and it takes seconds to import
-
-    # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
-    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
-    tags = {
-        "model": name,
-        "processor": processor(),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "keras_backend": keras.backend.backend(),
-    }
-    changed = _git("diff", "--name-only", commit or "HEAD", "--", *CODE)
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
-    if commit and changed is not None and new is not None:
-        tags["mlflow.source.git.commit"] = commit
-        tags["git_dirty"] = str(bool(changed or new)).lower()
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc_experiment"] = experiment
-    return tags
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, or None outside of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def log_details(details: Mapping[str, Any]) -> None:
@@ -225,20 +187,30 @@ def log_outputs(folder: Path, example: Split, seconds: float | None = None) -> N
         mlflow.log_metric("seconds", seconds)
     for file in sorted(folder.iterdir()):
         mlflow.log_artifact(str(file))
-    if not _has_model():
+    run = mlflow.active_run()
+    assert run is not None
+    if logged_model(mlflow.get_run(run.info.run_id)) is None:
         _log_model(folder / "model.keras", details["model"], example)
     mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
+    describe(run.info.run_id, details)
 
 
-def _has_model() -> bool:
-    """Whether the active run has its logged model; one that a crash left half-logged is deleted."""
-    run, client = mlflow.active_run(), mlflow.MlflowClient()
-    assert run is not None
-    for output in client.get_run(run.info.run_id).outputs.model_outputs:
+def describe(run_id: str, details: Mapping[str, Any], test: Mapping[str, float] | None = None) -> None:
+    """Write a run's description: what is known of it by now; `test` is its metrics on the test set."""
+    client = mlflow.MlflowClient()
+    tags = client.get_run(run_id).data.tags
+    client.set_tag(run_id, pages.DESCRIPTION, pages.description(run_id, details, tags, test))
+
+
+def logged_model(run: Run) -> str | None:
+    """The ID of the run's logged model, if it has one; what a crash left half-logged is deleted."""
+    client = mlflow.MlflowClient()
+    for output in run.outputs.model_outputs:
         if client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
-            return True
+            model_id: str = output.model_id
+            return model_id
         client.delete_logged_model(output.model_id)
-    return False
+    return None
 
 
 def _log_model(path: Path, name: str, example: Split) -> None:
@@ -294,10 +266,31 @@ def adopt_evaluation(folder: Path) -> None:
     earlier = find_run(md5(folder / "model.keras"), evaluated=True)
     if earlier is None:
         return
-    mlflow.log_metrics({key: value for key, value in earlier.data.metrics.items() if key.startswith("test_")})
+    test = {key: value for key, value in earlier.data.metrics.items() if key.startswith("test_")}
+    mlflow.log_metrics(test, model_id=logged_model(mlflow.get_run(run.info.run_id)))
     with tempfile.TemporaryDirectory() as copy:
         mlflow.artifacts.download_artifacts(run_id=earlier.info.run_id, artifact_path="evaluation", dst_path=copy)
         mlflow.log_artifacts(str(Path(copy, "evaluation")), "evaluation")
+    test = {key.removeprefix("test_"): value for key, value in test.items()}
+    describe(run.info.run_id, read_json(folder / "training.json"), test)
+
+
+def evaluation_of(run_id: str) -> evaluation.Evaluated:
+    """What a run's model said about the test set.
+
+    Raises:
+        WorkflowError: the run does not hold that, or not any more.
+    """
+    with tempfile.TemporaryDirectory() as copy:
+        try:
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="evaluation", dst_path=copy)
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WorkflowError(
+                f"MLflow's run {run_id} should hold its model's predictions of the test set, and does not ({reason}); "
+                "restore it, or delete the model version that was made from it."
+            ) from error
+        return evaluation.read(Path(copy, "evaluation"))
 
 
 def record(
@@ -326,12 +319,15 @@ def record(
     client, run_id = mlflow.MlflowClient(), run.info.run_id
     values = {**read_json(metrics), **(extra or {})}
     of_test = sorted(values.keys() - OF_TRAINING)
-    client.log_batch(run_id, [Metric(f"test_{key}", values[key], _now(), 0) for key in of_test])
+    model_id = logged_model(run)  # so that the model's own page shows them too
+    client.log_batch(run_id, [Metric(f"test_{key}", values[key], _now(), 0, model_id) for key in of_test])
     client.log_artifacts(run_id, str(evaluated), "evaluation")
     name, said = run.data.tags["model"], evaluation.read(evaluated)
     confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
     client.log_figure(run_id, confusion, "evaluation/confusion.png")
-    client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
+    # No wider than the page's column, where the description shows it.
+    client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png", save_kwargs={"dpi": 80})
+    describe(run_id, read_json(trained / "training.json"), values)
 
 
 def _restore(trained: Path, example: Split) -> Run:
@@ -339,7 +335,7 @@ def _restore(trained: Path, example: Split) -> Run:
     check_vouched(trained / "model.keras")
     details = read_json(trained / "training.json")
     # MLflow would note what is checked out and running now, which is not what made this model.
-    unknown = {"mlflow.source.git.commit": "unknown", "mlflow.source.name": "restored from DVC's outputs"}
+    unknown = {provenance.COMMIT: "unknown", "mlflow.source.name": "restored from DVC's outputs"}
     tags = {"model": details["model"], "restored": "true", **unknown}
     with mlflow.start_run(run_name=details["model"], tags=tags) as run:
         log_details(details)
