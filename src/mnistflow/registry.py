@@ -85,12 +85,13 @@ def promote(version: Any, said: Evaluated) -> str:
     significantly better than the champion on the same images.
     """
     client = tracking.client()
-    aliases = client.get_registered_model(NAME).aliases
-    champion = aliases.get("champion")
+    # Text from a server, numbers from a database.
+    aliases = {alias: str(number) for alias, number in client.get_registered_model(NAME).aliases.items()}
+    champion, this = aliases.get("champion"), str(version.version)
     if champion is None:
-        client.set_registered_model_alias(NAME, "champion", version.version)
+        client.set_registered_model_alias(NAME, "champion", this)
         return "there was no champion, and it becomes that"
-    if champion == version.version:
+    if champion == this:
         return "it is the champion already"
     theirs = tracking.evaluation_of(client.get_model_version(NAME, champion).run_id)
     if theirs.classes != said.classes or not np.array_equal(theirs.labels, said.labels):
@@ -104,11 +105,11 @@ def promote(version: Any, said: Evaluated) -> str:
         f"{found.introduced} introduced, McNemar p = {found.mcnemar_p:.2g}"
     )
     if found.gain > 0 and found.mcnemar_p < SIGNIFICANT:
-        client.set_registered_model_alias(NAME, "champion", version.version)
-        if aliases.get("challenger") == version.version:
+        client.set_registered_model_alias(NAME, "champion", this)
+        if aliases.get("challenger") == this:
             client.delete_registered_model_alias(NAME, "challenger")
         return f"it becomes champion: {numbers}"
-    client.set_registered_model_alias(NAME, "challenger", version.version)
+    client.set_registered_model_alias(NAME, "challenger", this)
     return f"it is the challenger, and version {champion} stays champion: {numbers}"
 
 
