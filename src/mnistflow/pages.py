@@ -25,7 +25,7 @@ MODEL = """Classifies images of 28x28 raw 0-255 pixels.
   (McNemar's test, p < 0.05).
 - `challenger` is the last one that was not.
 """
-SERVE = "mlflow models serve -m models:/mnistflow@champion --env-manager local -h 127.0.0.1 -p 5001"
+SERVE = "mlflow models serve -m models:/mnistflow@champion --env-manager local -p 5001"
 
 
 def view() -> str:
@@ -101,7 +101,7 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
     elif not commit:
         return "It ran outside of a git repository; its settings are the parameters below."
     elif experiment:
-        said = f"The experiment `{experiment}`, for as long as DVC keeps it (`dvc exp list --all`):"
+        said = f"To have it again, while DVC keeps it as the experiment `{experiment}` (`dvc exp list --all`):"
         commands = [f"git checkout {commit}", f"dvc exp apply {experiment}"]
     elif tags["git_dirty"] == "true":
         return (
