@@ -55,7 +55,8 @@ def measure(case: str, *options: str) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    from mnistflow.tracking import installed, processor
+    from mnistflow.provenance import processor
+    from mnistflow.tracking import installed
 
     return {
         "processor": processor(),

@@ -19,7 +19,10 @@ from mnistflow.workspace import WorkflowError
 
 DETAILS = {
     "model": "dense",
-    "settings": {"epochs": 1},
+    "settings": {
+        **{"epochs": 1, "schedule": "constant", "optimizer": "adam", "learning_rate": 0.001},
+        **{"batch_size": 10, "seed": 1, "shift": 0, "rotate": 0.0, "zoom": 0.0},
+    },
     "dataset": "tiny",
     "validation": 10,
     "selected_on": "validation",
@@ -50,6 +53,7 @@ def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
     other, again = runs(mlflow.MlflowClient())
     assert first.info.run_id == again.info.run_id != other.info.run_id
     assert (again.info.status, other.info.status) == ("FAILED", "FINISHED")
+    assert "dense, not evaluated on the test set yet." in again.data.tags["mlflow.note.content"]
     assert len(again.inputs.dataset_inputs) == 1
 
 

@@ -123,6 +123,9 @@ def test_the_run_in_mlflow_holds_everything(repro: Project, store: mlflow.Mlflow
     assert tags["git_dirty"] == "false"
     assert tags["mlflow.source.git.commit"] == repro.run("git", "rev-parse", "HEAD~1").strip()
     assert tags["processor"]
+    together = runs(store, f"tags.pipeline = '{tags['pipeline']}'")
+    assert {each.data.tags["model"] for each in together} == set(MODELS)
+    assert tags["mlflow.note.content"].startswith(f"{model}: {metrics['accuracy']:.2%} of the test images right")
     assert len(run.inputs.dataset_inputs) == 1
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
     assert json.loads(repro.read(f"models/{model}/training.json"))["training_sha256"].startswith(
@@ -187,6 +190,7 @@ def test_a_stopped_training_goes_on_and_ends_in_the_same_bytes(
     # The model is the same and DVC did not evaluate it again, and yet its metrics are on this run too.
     assert newest.info.run_id != first.info.run_id
     assert newest.data.metrics["test_accuracy"] == first.data.metrics["test_accuracy"]
+    assert newest.data.tags["mlflow.note.content"].startswith(f"compact: {newest.data.metrics['test_accuracy']:.2%} of")
     names = {artifact.path for artifact in store.list_artifacts(newest.info.run_id, "evaluation")}
     assert "evaluation/confusion.png" in names
 
@@ -265,3 +269,4 @@ def test_a_store_that_never_saw_the_models_is_filled_from_the_outputs(repro: Pro
         assert run.outputs.model_outputs
         assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
         assert run.data.tags["mlflow.source.git.commit"] == "unknown"
+        assert "Restored from DVC's outputs" in run.data.tags["mlflow.note.content"]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mnistflow import cli, history, journal, splits, tracking, workspace
+from mnistflow import cli, history, journal, provenance, splits, tracking, workspace
 from mnistflow.history import Epoch
 from mnistflow.journal import Journal
 from mnistflow.splits import Split
@@ -34,7 +34,7 @@ class Recorder:
         self._path = path
         self._outputs: tuple[Path, Split] | None = None
         self._is_lost = False
-        self._journal = Journal(dict(details), tracking.provenance(details["model"]))
+        self._journal = Journal(dict(details), tracking.with_context(provenance.tags(details["model"])))
         if path.is_file():
             try:
                 self._journal = journal.read(path)
@@ -65,6 +65,7 @@ class Recorder:
         self._journal.note(history.read(folder / "history.csv"))
         self._journal.seconds = seconds
         self._is_lost = False
+        self._try(tracking.connect)
         self._try(tracking.log_training, self._journal, folder, example)
 
     def end(self, status: str) -> None:

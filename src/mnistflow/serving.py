@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import mlflow
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 
 class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -26,7 +27,15 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Returns:
             `class`, (n,) int64, and `probabilities`, (n, 10) float32.
+
+        Raises:
+            MlflowException: the images are blank. The server has made whole numbers of what it was sent: this is what
+                images scaled to 0-1 look like by then, and no class would be right.
         """
+        if model_input.max() <= 1:
+            raise MlflowException.invalid_parameter_value(
+                "the images are blank: no pixel is above 1. Pixels are expected raw, 0 to 255, not scaled to 0-1."
+            )
         probabilities = self._model.predict(model_input, verbose=0)
         return {"class": probabilities.argmax(axis=1), "probabilities": probabilities}
 

@@ -7,10 +7,8 @@ never seen their model.
 
 import logging
 import os
-import platform
 import signal
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -38,7 +36,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnistflow import evaluation, figures, history
+from mnistflow import evaluation, figures, history, pages, provenance
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.journal import Journal, now
 from mnistflow.splits import Split
@@ -48,7 +46,6 @@ EXPERIMENT = "mnistflow"
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
 ATTEMPT = "attempt"  # the tag by which it is found before
 OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
-CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 
 
 def connect() -> None:
@@ -61,7 +58,7 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
-    with _answering(), _alone_in(uri):
+    with answering(), alone_in(uri):
         _check_file(_sqlite_file(uri))
         _choose_experiment(uri)
 
@@ -71,7 +68,7 @@ class TrackingError(WorkflowError):
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     """Make one sentence of what can go wrong between here and the tracking store."""
     try:
         with _uninterrupted():
@@ -108,6 +105,11 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+def client() -> mlflow.MlflowClient:
+    """MLflow's client for the store that `connect` chose: its runs and its registry of models."""
+    return mlflow.MlflowClient()
+
+
 def tracking_uri() -> str:
     """The store's address: MLFLOW_TRACKING_URI, else mlflow.db in the project's folder, where `mlflow ui` looks.
 
@@ -129,7 +131,8 @@ def _choose_experiment(uri: str) -> None:
         with suppress(MlflowException):  # somebody else has just made it
             # The tag opens the experiment in the UI's view for trained models rather than that for language models.
             mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
-    mlflow.set_experiment(EXPERIMENT)
+    if pages.VIEW not in mlflow.set_experiment(EXPERIMENT).tags:
+        mlflow.set_experiment_tag(pages.VIEW, pages.view())
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -153,7 +156,7 @@ def _check_file(path: Path | None) -> None:
             )
 
 
-def _alone_in(uri: str) -> AbstractContextManager[Any]:
+def alone_in(uri: str) -> AbstractContextManager[Any]:
     """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
     path = _sqlite_file(uri)
     return FileLock(f"{path}.lock") if path else nullcontext()
@@ -161,23 +164,23 @@ def _alone_in(uri: str) -> AbstractContextManager[Any]:
 
 def begin(training: Journal) -> None:
     """Make a training's run the active one: the one that it had, or a new one that began when the training did."""
-    with _answering():
+    with answering():
         begun = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
         if begun is None:
             tags = {**training.tags, ATTEMPT: training.attempt}
-            begun = mlflow.MlflowClient().create_run(_experiment(), training.begun, tags, training.details["model"])
+            begun = client().create_run(_experiment(), training.begun, tags, training.details["model"])
         mlflow.start_run(run_id=begun.info.run_id)
         details = training.details
         mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
         mlflow.set_tag("selected_on", details["selected_on"])
         _log_dataset(details)
+        _describe(details)
 
 
 def log_epochs(training: Journal) -> None:
     """Log those epochs of a training that its run, the active one, does not have yet."""
-    with _answering():
-        run_id, client = _active(), mlflow.MlflowClient()
-        logged = {metric.step for metric in client.get_metric_history(run_id, "val_loss")}
+    with answering():
+        logged = {metric.step for metric in client().get_metric_history(_active(), "val_loss")}
         metrics = [
             Metric("epoch_seconds" if key == "seconds" else key, value, epoch["time"], epoch["epoch"])
             for epoch in training.epochs
@@ -185,7 +188,7 @@ def log_epochs(training: Journal) -> None:
             for key, value in epoch.items()
             if key not in ("epoch", "time") and value is not None
         ]
-        client.log_batch(run_id, metrics)
+        client().log_batch(_active(), metrics)
 
 
 def log_training(training: Journal, folder: Path, example: Split) -> None:
@@ -193,9 +196,8 @@ def log_training(training: Journal, folder: Path, example: Split) -> None:
 
     `example` gives the logged model's input example.
     """
-    with _answering():
+    with answering():
         if mlflow.active_run() is None:
-            connect()
             begin(training)
         log_epochs(training)
         _log_outputs(folder, example, training.seconds)
@@ -204,7 +206,7 @@ def log_training(training: Journal, folder: Path, example: Split) -> None:
 
 def end(training: Journal) -> None:
     """Mark the active run, if there is one, as what became of its training."""
-    with _answering():
+    with answering():
         mlflow.end_run(training.status)
 
 
@@ -218,58 +220,16 @@ def log_late(training: Journal, folder: Path, example: Split | None) -> None:
             log_epochs(training)
     finally:
         end(training)
-    with _answering():
+    with answering():
         run = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
         assert run is not None
-        mlflow.MlflowClient().set_terminated(run.info.run_id, training.status, training.ended)
+        client().set_terminated(run.info.run_id, training.status, training.ended)
 
 
-def provenance(name: str) -> dict[str, str]:
-    """A run's tags that say what is run, by whom, where, and from which state of the code."""
-    from mnistflow.backend import keras  # `record` has no need of it, and it takes seconds to import
-
-    # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
-    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
-    tags = {
-        "model": name,
-        "processor": processor(),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "keras_backend": keras.backend.backend(),
-    }
-    changed = _git("diff", "--name-only", commit or "HEAD", "--", *CODE)
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
-    if commit and changed is not None and new is not None:
-        tags["mlflow.source.git.commit"] = commit
-        tags["git_dirty"] = str(bool(changed or new)).lower()
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc_experiment"] = experiment
-    return _with_context(tags)
-
-
-def _with_context(tags: dict[str, str]) -> dict[str, str]:
+def with_context(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags, and those that MLflow sets by itself on a run that it starts: the user, the script."""
     found: dict[str, str] = resolve_tags(tags)
     return found
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, or None outside of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _log_dataset(details: Mapping[str, Any]) -> None:
@@ -301,19 +261,27 @@ def _log_outputs(folder: Path, example: Split, seconds: float | None) -> None:
         mlflow.log_metric("seconds", seconds)
     for file in sorted(folder.iterdir()):
         mlflow.log_artifact(str(file))
-    if not _has_model():
+    if logged_model(mlflow.get_run(_active())) is None:
         _log_model(folder / "model.keras", details["model"], example)
     mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
+    _describe(details)
 
 
-def _has_model() -> bool:
-    """Whether the active run has its logged model; one that a crash left half-logged is deleted."""
-    client = mlflow.MlflowClient()
-    for output in client.get_run(_active()).outputs.model_outputs:
-        if client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
-            return True
-        client.delete_logged_model(output.model_id)
-    return False
+def _describe(details: Mapping[str, Any], test: Mapping[str, float] | None = None, run_id: str | None = None) -> None:
+    """Write a run's description, the active one's unless told: what is known by now; `test` is its test metrics."""
+    run_id = run_id or _active()
+    tags = client().get_run(run_id).data.tags
+    client().set_tag(run_id, pages.DESCRIPTION, pages.description(run_id, details, tags, test))
+
+
+def logged_model(run: Run) -> str | None:
+    """The ID of the run's logged model, if it has one; what a crash left half-logged is deleted."""
+    for output in run.outputs.model_outputs:
+        if client().get_logged_model(output.model_id).status == LoggedModelStatus.READY:
+            model_id: str = output.model_id
+            return model_id
+        client().delete_logged_model(output.model_id)
+    return None
 
 
 def _log_model(path: Path, name: str, example: Split) -> None:
@@ -353,7 +321,7 @@ def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
 def _find(condition: str) -> Run | None:
     """The newest run of the experiment that meets a condition."""
     order = ["attributes.start_time DESC"]
-    found = mlflow.MlflowClient().search_runs([_experiment()], condition, order_by=order, max_results=1)
+    found = client().search_runs([_experiment()], condition, order_by=order, max_results=1)
     return found[0] if found else None
 
 
@@ -377,10 +345,30 @@ def _adopt_evaluation(folder: Path) -> None:
     earlier = find_run(md5(folder / "model.keras"), evaluated=True)
     if earlier is None:
         return
-    mlflow.log_metrics({key: value for key, value in earlier.data.metrics.items() if key.startswith("test_")})
+    test = {key: value for key, value in earlier.data.metrics.items() if key.startswith("test_")}
+    mlflow.log_metrics(test, model_id=logged_model(mlflow.get_run(_active())))
     with tempfile.TemporaryDirectory() as copy:
         mlflow.artifacts.download_artifacts(run_id=earlier.info.run_id, artifact_path="evaluation", dst_path=copy)
         mlflow.log_artifacts(str(Path(copy, "evaluation")), "evaluation")
+    _describe(read_json(folder / "training.json"), {key.removeprefix("test_"): value for key, value in test.items()})
+
+
+def evaluation_of(run_id: str) -> evaluation.Evaluated:
+    """What a run's model said about the test set.
+
+    Raises:
+        WorkflowError: the run does not hold that, or not any more.
+    """
+    with tempfile.TemporaryDirectory() as copy:
+        try:
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="evaluation", dst_path=copy)
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WorkflowError(
+                f"MLflow's run {run_id} should hold its model's predictions of the test set, and does not ({reason}); "
+                "restore it, or delete the model version that was made from it."
+            ) from error
+        return evaluation.read(Path(copy, "evaluation"))
 
 
 def log_evaluation(
@@ -403,20 +391,22 @@ def log_evaluation(
     report = read_json(evaluated / "report.json")
     if report["model_md5"] != model_md5:
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
-    with _answering():
+    with answering():
         run = find_run(model_md5) or _restore(trained, example)
         if "test_accuracy" in run.data.metrics and not extra:
             return
         # Through a client: the run is over and stays so, its duration that of its training.
-        client, run_id = mlflow.MlflowClient(), run.info.run_id
+        run_id, model_id = run.info.run_id, logged_model(run)  # whose own page shows them too
         values = {**read_json(metrics), **(extra or {})}
         of_test = sorted(values.keys() - OF_TRAINING)
-        client.log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0) for key in of_test])
-        client.log_artifacts(run_id, str(evaluated), "evaluation")
+        client().log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0, model_id) for key in of_test])
+        client().log_artifacts(run_id, str(evaluated), "evaluation")
         name, said = run.data.tags["model"], evaluation.read(evaluated)
         confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
-        client.log_figure(run_id, confusion, "evaluation/confusion.png")
-        client.log_figure(run_id, figures.errors(name, said), "evaluation/errors.png")
+        client().log_figure(run_id, confusion, "evaluation/confusion.png")
+        # No wider than the page's column, where the description shows it.
+        client().log_figure(run_id, figures.errors(name, said), "evaluation/errors.png", save_kwargs={"dpi": 80})
+        _describe(read_json(trained / "training.json"), values, run_id)
 
 
 def attach(page: Path, model_md5: str) -> None:
@@ -425,18 +415,19 @@ def attach(page: Path, model_md5: str) -> None:
     Raises:
         WorkflowError: this store has no such run.
     """
-    run = find_run(model_md5)
-    if run is None:
-        raise WorkflowError(f"the record has no run of the model {model_md5}; `make repro` writes it.")
-    mlflow.MlflowClient().log_artifact(run.info.run_id, str(page))
+    with answering():
+        run = find_run(model_md5)
+        if run is None:
+            raise WorkflowError(f"the record has no run of the model {model_md5}; `make record` writes it.")
+        client().log_artifact(run.info.run_id, str(page))
 
 
 def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
     details = read_json(trained / "training.json")
     # MLflow would note what is checked out and running now, which is not what made this model.
-    unknown = {"mlflow.source.git.commit": "unknown", "mlflow.source.name": "restored from DVC's outputs"}
-    training = Journal(details, _with_context({"model": details["model"], "restored": "true", **unknown}))
+    unknown = {provenance.COMMIT: "unknown", "mlflow.source.name": "restored from DVC's outputs"}
+    training = Journal(details, with_context({"model": details["model"], "restored": "true", **unknown}))
     training.note(history.read(trained / "history.csv"))
     training.status, training.ended = "FINISHED", now()
     log_late(training, trained, example)
