@@ -14,7 +14,7 @@ import pytest
 import requests
 from conftest import COMPACT_EPOCHS, Project, kill, runs, steps, wait_for
 
-from mnistflow import journal, record, tracking
+from mnistflow import journal, record, store
 from mnistflow.workspace import WorkflowError
 
 DETAILS = {
@@ -83,7 +83,7 @@ def test_what_was_kept_is_handed_over_only_if_it_is_whole(tmp_path: Path) -> Non
     (kept / "trained").mkdir(parents=True)
     (kept / "trained/model.keras").write_text("another model")
     journal.Journal(DETAILS, {"model": "dense"}).write(kept / "journal.json")
-    tracking.connect()
+    store.connect()
     with pytest.raises(WorkflowError, match=r"model\.keras is damaged, its MD5 is not 0123; delete .*0123"):
         record.hand_over()
     assert kept.is_dir()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import Project, serving
 
-from mnistflow import evaluation, registry, splits, tracking
+from mnistflow import evaluation, registry, splits, store
 from mnistflow.evaluation import Evaluated
 from mnistflow.workspace import WorkflowError
 
@@ -27,8 +27,8 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.M
     before = mlflow.get_tracking_uri()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking.connect()
-    yield tracking.client()
+    store.connect()
+    yield store.client()
     mlflow.set_tracking_uri(before)
 
 

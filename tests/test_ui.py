@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from conftest import Project, serving
 
-from mnistflow import evaluation, pages, registry, tracking
+from mnistflow import evaluation, pages, registry
 from mnistflow.workspace import md5
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def ui(repro: Project, browser: "Chrome") -> Iterator[Pages]:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.setenv("DVC_ROOT", str(repro.folder))
         patch.chdir(repro.folder)
-        tracking.connect()
+        store.connect()
         version = registry.register(md5(Path("models/dense/model.keras")), json.loads(repro.read("metrics/dense.json")))
         registry.promote(version, evaluation.read(Path("evaluation/dense")))
-    client = tracking.client()
+    client = store.client()
     experiment = client.get_experiment_by_name("mnistflow")
     assert experiment is not None
     runs = {name: client.search_runs([experiment.experiment_id], f"tags.model = '{name}'")[-1] for name in MODELS}

@@ -92,7 +92,7 @@ def _facts(details: Mapping[str, Any]) -> str:
         "turned by up to {}°": "rotate",
         "enlarged by up to a share of {}": "zoom",
     }
-    if moved := [words.format(settings[key]) for words, key in moves.items() if settings[key]]:
+    if moved := [words.format(settings[key]) for words, key in moves.items() if settings.get(key)]:
         facts.append(f"each image {', '.join(moved)}, at random, anew every epoch")
     return "\n".join(f"- {fact}" for fact in facts)
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mnistflow import cli, history, journal, provenance, splits, tracking, workspace
+from mnistflow import cli, history, journal, provenance, splits, store, tracking, workspace
 from mnistflow.history import Epoch
 from mnistflow.journal import Journal
 from mnistflow.splits import Split
-from mnistflow.tracking import TrackingError
+from mnistflow.store import TrackingError
 from mnistflow.workspace import WorkflowError, check_vouched, md5
 
 
@@ -43,7 +43,7 @@ class Recorder:
         self._journal.write(path)
         may_be_late = is_allowed_later()
         try:
-            tracking.connect()
+            store.connect()
         except TrackingError as error:
             if not may_be_late:
                 raise TrackingError(f"{error}; MNISTFLOW_RECORD=later trains now and records afterwards") from error
@@ -65,7 +65,7 @@ class Recorder:
         self._journal.note(history.read(folder / "history.csv"))
         self._journal.seconds = seconds
         self._is_lost = False
-        self._try(tracking.connect)
+        self._try(store.connect)
         self._try(tracking.log_training, self._journal, folder, example)
 
     def end(self, status: str) -> None:
@@ -126,7 +126,7 @@ def training(path: Path, details: Mapping[str, Any]) -> Iterator[Recorder]:
 def evaluation(trained: Path, evaluated: Path, metrics: Path, example: Split, extra: Mapping[str, float]) -> None:
     """Put a model's evaluation on its run, or keep it until the store answers. As `tracking.log_evaluation`."""
     try:
-        tracking.connect()
+        store.connect()
         hand_over(md5(trained / "model.keras"))
         tracking.log_evaluation(trained, evaluated, metrics, example, extra)
     except TrackingError as error:
@@ -162,7 +162,7 @@ def main(trained: Path, evaluated: Path, metrics: Path, example: Path) -> None:
     """Bring the record up to date with what was kept, and with every model of which all outputs are there."""
     workspace.settle()
     try:
-        tracking.connect()
+        store.connect()
     except TrackingError as error:
         if not is_allowed_later():
             raise

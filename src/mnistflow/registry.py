@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mnistflow import cli, evaluation, gate, pages, params, provenance, splits, tracking
+from mnistflow import cli, evaluation, gate, pages, params, provenance, splits, store, tracking
 from mnistflow.evaluation import Evaluated
 from mnistflow.workspace import WorkflowError, check_vouched, md5, read_json
 
@@ -27,8 +27,8 @@ def main(revision: str, models: Path, evaluated: Path, metrics: Path, images: Pa
     check_vouched(model)
     if read_json(evaluated / name / "report.json")["model_md5"] != md5(model):
         raise WorkflowError(f"{evaluated / name} belongs to another model than {model}; run `dvc repro`.")
-    tracking.connect()
-    with tracking.answering(), tracking.alone_in(tracking.tracking_uri()):
+    store.connect()
+    with store.answering(), store.alone():
         tracking.log_evaluation(models / name, evaluated / name, metrics / f"{name}.json", splits.load(images))
         version = register(md5(model), read_json(metrics / f"{name}.json"))
         verdict = promote(version, evaluation.read(evaluated / name))
@@ -42,7 +42,7 @@ def register(model_md5: str, metrics: dict[str, Any]) -> Any:
     Raises:
         WorkflowError: somebody deleted that logged model.
     """
-    client, run = tracking.client(), tracking.find_run(model_md5)
+    client, run = store.client(), tracking.find_run(model_md5)
     assert run is not None  # `record` found it or made it
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description=pages.MODEL)
@@ -74,7 +74,7 @@ def register(model_md5: str, metrics: dict[str, Any]) -> Any:
 
 def versions(model_md5: str) -> list[Any]:
     """The versions that hold the model with this hash, the oldest first."""
-    found = tracking.client().search_model_versions(f"name = '{NAME}' and tag.model_md5 = '{model_md5}'")
+    found = store.client().search_model_versions(f"name = '{NAME}' and tag.model_md5 = '{model_md5}'")
     return sorted(found, key=lambda version: int(version.version))
 
 
@@ -84,7 +84,7 @@ def promote(version: Any, said: Evaluated) -> str:
     `said` is what its model said about the test set. It becomes champion where there is none, or where it is
     significantly better than the champion on the same images.
     """
-    client = tracking.client()
+    client = store.client()
     # Text from a server, numbers from a database.
     aliases = {alias: str(number) for alias, number in client.get_registered_model(NAME).aliases.items()}
     champion, this = aliases.get("champion"), str(version.version)

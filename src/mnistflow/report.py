@@ -19,7 +19,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from ruamel.yaml import YAML
 
-from mnistflow import audit, cli, evaluation, history, params, tracking
+from mnistflow import audit, cli, evaluation, history, params, store, tracking
 from mnistflow.datasets import DATASETS, Images
 from mnistflow.evaluation import Evaluated
 from mnistflow.history import Epoch
@@ -227,7 +227,7 @@ def main(trained: Path, evaluated: Path, metrics: Path, inside: Path, page: Path
     """Write the page, and put it on the runs of the models that it is about."""
     write_text(page, render(trained, evaluated, metrics, inside))
     print(f"{page}: open it in a browser")
-    tracking.connect()
+    store.connect()
     for folder in sorted(path.parent for path in trained.glob("*/model.keras")):
         tracking.attach(page, md5(folder / "model.keras"))
 

@@ -1,165 +1,38 @@
-"""The record in MLflow: one run per training, found again by the hash of the model that it trained.
+"""The runs in MLflow: one per training, found again by the hash of the model that it trained.
 
-The only module that imports mlflow, but for serving.py, which MLflow stores with each model. Nothing in the workflow
-reads a result from here: DVC's outputs are the truth, and `record` can write a run from them when a tracking store has
-never seen their model.
+Nothing in the workflow reads a result from here: DVC's outputs are the truth, and a run can be written from them when a
+store has never seen their model. Which store that is, store.py knows; what to do when it does not answer, record.py.
 """
 
-import logging
-import os
-import signal
-import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-# MLflow reports its use over the network unless told otherwise before it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# Its seven tries at a server that is down take four minutes, before a training that takes one.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; one that hangs is given up after two minutes
+from mnistflow.store import answering, client, experiment  # first: it sets what MLflow reads when it is imported
 
+# isort: split
 import mlflow
 import mlflow.data
 import mlflow.pyfunc
 import numpy as np
-from filelock import FileLock
 from mlflow.entities import LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
-from sqlalchemy.exc import SQLAlchemyError
 
 from mnistflow import evaluation, figures, history, pages, provenance
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.journal import Journal, now
 from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, md5, read_json, root, without_password
+from mnistflow.workspace import WorkflowError, md5, read_json
 
-EXPERIMENT = "mnistflow"
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
 ATTEMPT = "attempt"  # the tag by which it is found before
 OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
-
-
-def connect() -> None:
-    """Choose the tracking store and the experiment; makes both if needed.
-
-    Raises:
-        TrackingError: the store can't be used.
-    """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    with answering(), alone_in(uri):
-        _check_file(_sqlite_file(uri))
-        _choose_experiment(uri)
-
-
-class TrackingError(WorkflowError):
-    """The tracking store can't be used, or no longer answers."""
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Make one sentence of what can go wrong between here and the tracking store."""
-    try:
-        with _uninterrupted():
-            yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise TrackingError(
-            f"the MLflow tracking store {without_password(tracking_uri())} can't be used: "
-            f"{without_password(reason)[:400]} (mend that, or set MLFLOW_TRACKING_URI to another store; "
-            "unset, it is mlflow.db in this folder)"
-        ) from error
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends, for in the middle of a transaction it leaves the database locked.
-
-    A second one goes through: the store may be one that hangs.
-    """
-    held = False
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        nonlocal held
-        if held:
-            raise KeyboardInterrupt
-        held = True
-
-    before = signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            signal.raise_signal(signal.SIGINT)
-
-
-def client() -> mlflow.MlflowClient:
-    """MLflow's client for the store that `connect` chose: its runs and its registry of models."""
-    return mlflow.MlflowClient()
-
-
-def tracking_uri() -> str:
-    """The store's address: MLFLOW_TRACKING_URI, else mlflow.db in the project's folder, where `mlflow ui` looks.
-
-    A relative path in it is one from the project's folder: an experiment's copy of the project is soon deleted.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    scheme, colon, path = uri.partition("sqlite:///")
-    if colon and not scheme:
-        return f"sqlite:///{root() / path}"
-    return uri if ":" in uri else str(root() / uri)
-
-
-def _choose_experiment(uri: str) -> None:
-    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        # A server keeps artifacts where it likes; those of a bare database would land in the current folder.
-        file = _sqlite_file(uri)
-        beside = (file.parent if file else root()) / "mlruns"
-        artifacts = None if uri.startswith("http") else beside.as_uri()
-        with suppress(MlflowException):  # somebody else has just made it
-            # The tag opens the experiment in the UI's view for trained models rather than that for language models.
-            mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
-    if pages.VIEW not in mlflow.set_experiment(EXPERIMENT).tags:
-        mlflow.set_experiment_tag(pages.VIEW, pages.view())
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of a store in SQLite; None for others."""
-    scheme, found, path = uri.partition("sqlite:///")
-    return Path(path) if found and not scheme else None
-
-
-def _check_file(path: Path | None) -> None:
-    """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
-    if path and path.is_file():
-        with closing(sqlite3.connect(path)) as database:
-            try:
-                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            except sqlite3.DatabaseError as error:
-                found = str(error)
-        if found != "ok":
-            raise TrackingError(
-                f"the MLflow tracking store {path} is damaged ({' '.join(found.split())}); move it aside and run "
-                "`make record`: the runs of the models in this folder are written anew."
-            )
-
-
-def alone_in(uri: str) -> AbstractContextManager[Any]:
-    """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
-    path = _sqlite_file(uri)
-    return FileLock(f"{path}.lock") if path else nullcontext()
 
 
 def begin(training: Journal) -> None:
@@ -168,7 +41,7 @@ def begin(training: Journal) -> None:
         begun = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
         if begun is None:
             tags = {**training.tags, ATTEMPT: training.attempt}
-            begun = client().create_run(_experiment(), training.begun, tags, training.details["model"])
+            begun = client().create_run(experiment(), training.begun, tags, training.details["model"])
         mlflow.start_run(run_id=begun.info.run_id)
         details = training.details
         mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
@@ -285,6 +158,8 @@ def logged_model(run: Run) -> str | None:
 
 
 def _log_model(path: Path, name: str, example: Split) -> None:
+    from mnistflow.backend import keras  # serving.py imports Keras: let it be quiet, and set up for this machine
+
     mlflow.pyfunc.log_model(
         name=name,
         python_model=str(Path(__file__).with_name("serving.py")),
@@ -300,7 +175,10 @@ def _log_model(path: Path, name: str, example: Split) -> None:
         ),
         input_example=np.asarray(example.images[:2]),
         # Named here, because finding them out takes a process that loads the model.
-        pip_requirements=installed("mlflow", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
+        pip_requirements=[
+            f"keras=={keras.__version__}",
+            *installed("mlflow", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
+        ],
     )
 
 
@@ -321,14 +199,8 @@ def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
 def _find(condition: str) -> Run | None:
     """The newest run of the experiment that meets a condition."""
     order = ["attributes.start_time DESC"]
-    found = client().search_runs([_experiment()], condition, order_by=order, max_results=1)
+    found = client().search_runs([experiment()], condition, order_by=order, max_results=1)
     return found[0] if found else None
-
-
-def _experiment() -> str:
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    return str(experiment.experiment_id)
 
 
 def _active() -> str:

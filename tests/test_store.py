@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from mnistflow import tracking
+from mnistflow import store
 from mnistflow.workspace import WorkflowError, without_password
 
 
@@ -31,7 +31,7 @@ def test_a_relative_store_is_one_of_the_project(
 ) -> None:
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.tracking_uri() == expected.format(root=tmp_path.resolve())
+    assert store.address() == expected.format(root=tmp_path.resolve())
 
 
 def test_passwords_are_not_shown() -> None:
@@ -45,24 +45,24 @@ def test_passwords_are_not_shown() -> None:
 def test_a_store_that_can_t_be_used_is_one_sentence(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(WorkflowError, match="tracking store .* can't be used: ") as raised:
-        tracking.connect()
+        store.connect()
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_store_is_named(tmp_path: Path) -> None:
-    store = tmp_path / "mlflow.db"
-    store.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    file = tmp_path / "mlflow.db"
+    file.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(WorkflowError, match=r"mlflow\.db is damaged \(.*not a database\); move it aside"):
-        tracking.connect()
-    store.unlink()
+        store.connect()
+    file.unlink()
     before = mlflow.get_tracking_uri()
     try:
-        tracking.connect()
-        whole = store.read_bytes()
+        store.connect()
+        whole = file.read_bytes()
         for damaged in (whole[: len(whole) // 2], whole[:8192] + bytes(len(whole) - 8192)):
-            store.write_bytes(damaged)
+            file.write_bytes(damaged)
             with pytest.raises(WorkflowError, match=r"mlflow\.db is damaged"):
-                tracking.connect()
+                store.connect()
     finally:
         mlflow.set_tracking_uri(before)
