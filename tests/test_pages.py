@@ -28,7 +28,7 @@ def test_a_description_grows_with_the_run() -> None:
     assert "- trained on 55,000 images of mnist\n" in begun
     assert "- its checkpoint was chosen on 5,000 images held out of the training set\n" in begun
     assert "- adam, learning rate 0.003 at the peak of one cycle\n" in begun
-    assert "- batches of 100, seed 1, each image shifted by up to 1 px anew every epoch\n" in begun
+    assert "- batches of 100, seed 1\n- each image shifted by up to 1 px, at random, anew every epoch\n" in begun
     assert "get-artifact" not in begun
 
     trained = pages.description("a1", TRAINED, CLEAN)
