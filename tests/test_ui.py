@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from conftest import Project, serving
 
-from mnistflow import evaluation, pages, registry
+from mnistflow import evaluation, pages, registry, store
 from mnistflow.workspace import md5
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class Pages:
 def ui(repro: Project, browser: "Chrome") -> Iterator[Pages]:
     """The record of the project, in which its dense model is registered: of a copy, because it is ours alone."""
     shutil.copy(repro.folder / "mlflow.db", repro.folder / "ui.db")
-    store, before = f"sqlite:///{repro.folder / 'ui.db'}", mlflow.get_tracking_uri()
+    uri, before = f"sqlite:///{repro.folder / 'ui.db'}", mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.setenv("DVC_ROOT", str(repro.folder))
         patch.chdir(repro.folder)
         store.connect()
@@ -77,7 +77,7 @@ def ui(repro: Project, browser: "Chrome") -> Iterator[Pages]:
     assert experiment is not None
     runs = {name: client.search_runs([experiment.experiment_id], f"tags.model = '{name}'")[-1] for name in MODELS}
     mlflow.set_tracking_uri(before)
-    command = (sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri", store)
+    command = (sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri", uri)
     with serving(repro, "health", *command) as address:
         yield Pages(browser, address, runs, experiment.experiment_id)
         browser.get("about:blank")  # the server would wait for its connections

@@ -296,13 +296,14 @@ def attach(page: Path, model_md5: str) -> None:
 
 def _restore(trained: Path, example: Split) -> Run:
     """A run written from the outputs of a training that this store never saw."""
-    details = read_json(trained / "training.json")
+    details, model_md5 = read_json(trained / "training.json"), md5(trained / "model.keras")
     # MLflow would note what is checked out and running now, which is not what made this model.
     unknown = {provenance.COMMIT: "unknown", "mlflow.source.name": "restored from DVC's outputs"}
-    training = Journal(details, with_context({"model": details["model"], "restored": "true", **unknown}))
+    tags = {"model": details["model"], MODEL_MD5: model_md5, "restored": "true", **unknown}
+    training = Journal(details, with_context(tags))
     training.note(history.read(trained / "history.csv"))
     training.status, training.ended = "FINISHED", now()
     log_late(training, trained, example)
-    restored = find_run(md5(trained / "model.keras"))
+    restored = find_run(model_md5)
     assert restored is not None
     return restored
