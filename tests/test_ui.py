@@ -63,8 +63,8 @@ class Pages:
 @pytest.fixture(scope="module")
 def ui(repro: Project, browser: "Chrome") -> Iterator[Pages]:
     """The record of the project, in which its dense model is registered: of a copy, because it is ours alone."""
-    shutil.copy(repro.folder / "mlflow.db", repro.folder / "ui.db")
-    uri, before = f"sqlite:///{repro.folder / 'ui.db'}", mlflow.get_tracking_uri()
+    shutil.copy(repro.folder / "mlflow.db", repro.folder / ".cache/ui.db")
+    uri, before = f"sqlite:///{repro.folder / '.cache/ui.db'}", mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.setenv("DVC_ROOT", str(repro.folder))
