@@ -201,3 +201,23 @@ def test_on_a_full_or_read_only_disk_a_stage_ends_in_a_sentence_and_goes_on_late
         made = project.outputs()
         assert made == {path: content for path, content in repro.outputs().items() if path in made}
         assert "models/compact/model.keras" in made
+
+
+def test_a_training_that_diverges_keeps_nothing_and_is_on_record_as_failed(
+    new_project: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    project = new_project(tmp_path / "project")
+    # No learning rate that params.yaml may hold is sure to do it.
+    code = project.folder / "src/mnistflow/params.py"
+    code.write_text(code.read_text().replace("Field(gt=0, le=1)", "Field(gt=0)"))
+    project.set(models__dense__learning_rate=1e30)
+    output = project.dvc("repro", "train@dense", status=255)
+    assert re.search(
+        r"^error: training of dense diverged: its loss is .* at a learning rate of 1e\+30; lower ", output, re.M
+    )
+    assert "Traceback" not in output
+    assert not project.states()
+    assert not (project.folder / "models/dense/model.keras").exists()
+    (run,) = runs(mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db"))
+    assert run.info.status == "FAILED"
+    assert not run.outputs.model_outputs
