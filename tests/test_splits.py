@@ -87,3 +87,4 @@ def test_images_on_disk_are_taken_as_those_in_memory_are(tmp_path: Path) -> None
         chosen = np.array(indices, np.intp)
         np.testing.assert_array_equal(splits.take(mapped, chosen), images[chosen])
         np.testing.assert_array_equal(splits.take(images, chosen), images[chosen])
+    np.testing.assert_array_equal(splits.take(mapped[5:], np.array([0, 3])), images[[5, 8]])

@@ -1,6 +1,7 @@
 """Arrays -> training, validation and test sets, and the .npy files that hold them."""
 
 import hashlib
+import mmap
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
 
     Through the mapping, every page that was ever looked at would count as this process's memory.
     """
-    if not isinstance(images, np.memmap):
+    if not isinstance(images, np.memmap) or not isinstance(images.base, mmap.mmap):  # or only a part of a mapped one
         taken: Images = images[indices]
         return taken
     size, start = images[0].nbytes, images.offset
