@@ -15,6 +15,9 @@ RUN := .venv/bin/python -m
 # Which commit `make check` compares with.
 REV ?= HEAD
 
+# What `make ci` holds a change against: the branch that it is for.
+BASE ?= HEAD
+
 # Another data set is an experiment: DVC writes these values into params.yaml. So few digits want smaller steps.
 OVERRIDES := -S fetch.dataset=$(DATASET)
 ifeq ($(DATASET),digits)
@@ -60,9 +63,22 @@ report: .venv/ready ## everything on one page, report.html: results, errors, the
 	@$(RECORD)
 	@$(RUN) mnistflow.report models evaluation metrics inside report.html
 
+# DVC's table has a column for every file that a stage reads, as hashes. What is left fits a screen; `dvc exp show` has
+# it all.
+HIDDEN := (data|evaluation|models|src|stages)/|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error)$$
+
+.PHONY: experiments
+experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and what came of it
+	@$(RUN) dvc exp show --only-changed --no-pager --drop '$(HIDDEN)'
+	@echo 'Next: dvc exp apply NAME, dvc plots diff NAME, dvc exp remove NAME; docs/experiments.md shows how'
+
 .PHONY: check
 check: .venv/ready ## the gate: fails when the selected model misses its target or got worse (REV=main: than there)
 	@$(RUN) mnistflow.gate $(REV)
+
+.PHONY: ci
+ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what changed, the gate (BASE=origin/main: since there)
+	@$(RUN) mnistflow.ci $(BASE) plots ci
 
 .PHONY: register
 register: .venv/ready ## the selected model into MLflow's registry, if it passes the gate
@@ -107,7 +123,7 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation inside dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside ci dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 
 # uv comes from the lock too, by pip, and installs the rest: bytecode included, because an import of TensorFlow without
