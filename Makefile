@@ -51,7 +51,7 @@ compare: .venv/ready ## `dvc metrics diff` of the selected model against the den
 	@$(UP_TO_DATE)
 	@git show "$$($(BASELINES) | head -n 1):metrics/selected.json" 2>/dev/null | cmp -s - metrics/dense.json || { \
 		$(BASELINES) | xargs -r -n 1 git update-ref -d; \
-		$(RUN) dvc exp run --quiet --temp --name baseline --set-param evaluate.model=dense; }
+		$(RUN) dvc exp run --quiet --temp --name baseline --set-param evaluate.model=dense > /dev/null; }
 	@echo
 	@if cmp -s metrics/selected.json metrics/dense.json; then echo 'The selected model is the dense baseline.'; else \
 		echo 'The dense baseline against the selected model:'; \
@@ -68,11 +68,11 @@ report: .venv/ready ## everything on one page, report.html: results, errors, the
 
 # DVC's table has a column for every file that a stage reads, as hashes. What is left fits a screen; `dvc exp show` has
 # it all.
-HIDDEN := (data|evaluation|models|src|stages)/|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error)$$
+HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error|best_epoch)$$
 
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and what came of it
-	@$(RUN) dvc exp show --only-changed --no-pager --drop '$(HIDDEN)'
+	@$(RUN) dvc exp show --only-changed --drop '$(HIDDEN)'
 	@echo 'Next: dvc exp apply NAME, dvc plots diff NAME, dvc exp remove NAME; docs/experiments.md shows how'
 
 .PHONY: check
