@@ -83,6 +83,7 @@ check: .venv/ready ## the gate: fails when the selected model misses its target 
 .PHONY: ci
 ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what changed, the gate (BASE=origin/main: since there)
 	@$(RUN) mnistflow.ci $(BASE) plots ci
+	@echo 'It may be merged'
 
 .PHONY: register
 register: .venv/ready ## the selected model into MLflow's registry, if it passes the gate
