@@ -25,12 +25,18 @@ def main(raw: Path, arrays: Path, overview: Path) -> None:
 
     image, label = everything.images[0], int(everything.labels[0])
     counts = {name: splits.class_counts(split.labels) for name, split in parts.items()}
-    text = "\n".join(
+    width = 1 + max(5, *map(len, classes))
+    numbers = "\n".join(
         [
             f"{settings.fetch.dataset}: " + ", ".join(f"{len(split.labels):,} {name}" for name, split in parts.items()),
             "",
-            "images per class" + "".join(f"{name:>13}" for name in classes),
-            *(f"{name:16}" + "".join(f"{count:13,}" for count in counts[name]) for name in parts),
+            "images per class" + "".join(f"{name:>{width}}" for name in classes),
+            *(f"{name:16}" + "".join(f"{count:{width},}" for count in counts[name]) for name in parts),
+        ]
+    )
+    text = "\n".join(
+        [
+            numbers,
             "",
             "the first training image:",
             splits.as_text(image),
@@ -38,7 +44,8 @@ def main(raw: Path, arrays: Path, overview: Path) -> None:
             f"as a one-hot vector: {splits.one_hot(label)}",
         ]
     )
-    print(text)
+    print(numbers)
+    print(f"{overview}: overview.txt has the first training image as numbers, digit.png and samples.png show images")
     write_text(overview / "overview.txt", text + "\n")
     write_json(overview / "class_counts.json", {"classes": classes, **counts})
     figures.save(overview / "digit.png", figures.digit(image, f"the first training image, class {classes[label]}"))

@@ -59,7 +59,7 @@ def fit(
 ) -> tuple[Any, training.Progress]:
     """Train with a line per epoch on the screen, and log the epochs while it goes on."""
     steps = -(-len(train.labels) // chosen.batch_size)
-    print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each")
+    print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each; loss (accuracy):")
     with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def on_step(done: int) -> None:
@@ -75,12 +75,12 @@ def fit(
 
 
 def describe(rows: Sequence[Epoch], seconds: float) -> str:
-    """The last epoch in a line."""
+    """The last epoch in a line, which fits a terminal of 80 columns."""
     row = rows[-1]
-    mark = "  best so far" if history.best(rows) is row else ""
+    mark = "  best" if history.best(rows) is row else ""
     return (
-        f"epoch {row.epoch:2}  loss {row.loss:.4f}  accuracy {row.accuracy:.2%}  "
-        f"validation loss {row.val_loss:.4f}  accuracy {row.val_accuracy:.2%}  {seconds:5.1f} s{mark}"
+        f"epoch {row.epoch:2}  loss {row.loss:.4f} ({row.accuracy:.2%})  "
+        f"validation loss {row.val_loss:.4f} ({row.val_accuracy:.2%})  {seconds:5.1f} s{mark}"
     )
 
 

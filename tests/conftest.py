@@ -123,7 +123,7 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The environment of a user who activated the virtual environment and set nothing else."""
-        mine = ("MLFLOW_", "DVC_", "MNISTFLOW_", "KERAS_", "PYTEST_")
+        mine = ("MLFLOW_", "DVC_", "MNISTFLOW_", "KERAS_", "PYTEST_", "GITHUB_")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         environment["GIT_CONFIG_GLOBAL"] = os.devnull  # nobody has told git who they are

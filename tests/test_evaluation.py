@@ -21,7 +21,6 @@ def test_headline_by_hand() -> None:
         probabilities[row, place] = 0.82
     figures = evaluation.headline(probabilities, np.array([0, 1, 2, 9], np.uint8))
     assert figures["accuracy"] == 0.75
-    assert figures["error_rate"] == 0.25
     assert figures["errors"] == 1
     assert figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["loss"] == pytest.approx((-3 * np.log(0.82) - np.log(0.02)) / 4, rel=1e-5)

@@ -53,8 +53,7 @@ def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
         "accuracy": (len(labels) - errors) / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
-        "error_rate": errors / len(labels),  # DVC takes a metric named `error` for a failure to read the file
-        "errors": errors,
+        "errors": errors,  # DVC takes a metric named `error` for a failure to read the file
         "loss": cross_entropy(probabilities, labels),
         "macro_f1": float(np.mean([row["f1"] for row in per_class(labels, predictions)])),
         "expected_calibration_error": expected_calibration_error(probabilities, labels),

@@ -37,15 +37,29 @@ def complaints(selected: dict[str, Any], target: float, others: dict[str, float]
     return found
 
 
+def commit_of(revision: str) -> str:
+    """The hash of the commit that a Git revision names.
+
+    Raises:
+        WorkflowError: it names none.
+    """
+    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkflowError(
+            f"{revision!r} is no commit of this repository; main or HEAD~1 would be one "
+            "(a shallow clone has only the newest: git fetch --unshallow)."
+        )
+    return done.stdout.strip()
+
+
 def accuracy_at(revision: str) -> float | None:
     """The selected model's accuracy as committed at a Git revision; None where it had none yet.
 
     Raises:
         WorkflowError: there is no such revision, or DVC can't read it.
     """
-    verify = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-    if subprocess.run(verify, capture_output=True, check=False).returncode:
-        raise WorkflowError(f"{revision!r} is no commit of this repository; REV=main or REV=HEAD~1 would be one.")
+    commit_of(revision)
     command = [sys.executable, "-m", "dvc", "metrics", "diff", "--json", "--all", revision, "--targets", str(SELECTED)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -54,24 +68,33 @@ def accuracy_at(revision: str) -> float | None:
     return accuracy
 
 
-def main(revision: str) -> None:
-    """Print the verdict; fail with a sentence for each thing that is wrong."""
+def verdict(revision: str) -> str:
+    """That the selected model passes, in a sentence, held against a Git revision.
+
+    Raises:
+        WorkflowError: it does not; what is wrong with it.
+    """
     evaluate = params.load().evaluate
     selected = read_json(SELECTED)
     if selected != read_json(SELECTED.with_name(f"{evaluate.model}.json")):
         raise WorkflowError(f"{SELECTED} does not hold the metrics of {evaluate.model}; run `dvc repro`.")
     others = {"the dense baseline": read_json(BASELINE)["accuracy"]}
     earlier = accuracy_at(revision)
-    if earlier is None:
-        print(f"commit {revision} has no metrics to compare with")
-    else:
+    unknown = f"; commit {revision} has no metrics to compare with" if earlier is None else ""
+    if earlier is not None:
         others[f"commit {revision}"] = earlier
     if found := complaints(selected, evaluate.target_accuracy, others):
-        raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(found)}.")
-    print(
+        raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(found)}{unknown}.")
+    return (
         f"{evaluate.model} passes: accuracy {selected['accuracy']:.2%} reaches {evaluate.target_accuracy:.2%}, "
         + ", ".join(f"{name} has {accuracy:.2%}" for name, accuracy in others.items())
+        + unknown
     )
+
+
+def main(revision: str) -> None:
+    """Print the verdict; fail with a sentence for each thing that is wrong."""
+    print(verdict(revision))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,19 @@ def begin(training: Journal) -> None:
         begun = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
         if begun is None:
             tags = {**training.tags, ATTEMPT: training.attempt}
-            begun = client().create_run(experiment(), training.begun, tags, training.details["model"])
+            begun = client().create_run(experiment(), training.begun, tags, _name(training))
         mlflow.start_run(run_id=begun.info.run_id)
         details = training.details
         mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
         mlflow.set_tag("selected_on", details["selected_on"])
         _log_dataset(details)
         _describe(details)
+
+
+def _name(training: Journal) -> str:
+    """What a training's run is called: its model, and in brackets the DVC experiment that it belongs to."""
+    model: str = training.details["model"]
+    return f"{model} ({said})" if (said := training.tags.get("dvc_experiment")) else model
 
 
 def log_epochs(training: Journal) -> None:
