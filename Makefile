@@ -18,10 +18,12 @@ REV ?= HEAD
 # What `make ci` holds a change against: the branch that it is for.
 BASE ?= HEAD
 
-# Another data set is an experiment: DVC writes these values into params.yaml. So few digits want smaller steps.
+# Another data set is an experiment: DVC writes these values into params.yaml. So few digits want smaller steps, and are
+# not what the book's 99.28% is about.
 OVERRIDES := -S fetch.dataset=$(DATASET)
 ifeq ($(DATASET),digits)
 OVERRIDES += -S split.validation=200 -S models.cnn.batch_size=20 -S models.compact.batch_size=20
+OVERRIDES += -S evaluate.target_accuracy=0.9
 endif
 
 # What is shown should be what params.yaml and the code say.
