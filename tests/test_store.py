@@ -1,9 +1,14 @@
 """Where the record is kept, and what is said when it can't be."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mlflow
 import pytest
+from conftest import HERE
 
 from mnistflow import store
 from mnistflow.workspace import WorkflowError, without_password
@@ -66,3 +71,25 @@ def test_a_damaged_store_is_named(tmp_path: Path) -> None:
                 store.connect()
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    """Its tables come one by one; MLflow can't go on from the middle."""
+    script = "from mnistflow import store; print(flush=True); store.connect()"
+    environment = os.environ | {"PYTHONPATH": str(HERE / "src"), "DVC_ROOT": str(tmp_path)}
+    for delay in (0.1, 0.3, 0.5, 0.7, 0.9):
+        process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    before = mlflow.get_tracking_uri()
+    try:
+        store.connect()
+        experiment = store.client().get_experiment_by_name("mnistflow")
+        assert experiment is not None
+        assert experiment.artifact_location == (tmp_path / "mlruns").as_uri()
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}

@@ -6,11 +6,13 @@ stores with each model.
 
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -27,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnistflow import pages
-from mnistflow.workspace import WorkflowError, root, without_password
+from mnistflow.workspace import WorkflowError, replacing, root, without_password
 
 EXPERIMENT = "mnistflow"
 
@@ -46,7 +48,11 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(address())
     with answering(), alone():
-        _check_file(_sqlite_file())
+        file = _sqlite_file()
+        if file and file.is_file():
+            _check(file)
+        elif file:
+            _make(file)
         _choose_experiment()
 
 
@@ -124,19 +130,26 @@ def _sqlite_file() -> Path | None:
     return Path(path) if found and not scheme else None
 
 
-def _check_file(path: Path | None) -> None:
+def _make(file: Path) -> None:
+    """Make an SQLite store with its tables elsewhere first: a crash between two of them would leave none usable."""
+    with TemporaryDirectory() as folder, replacing(file) as temporary:
+        made = Path(folder, file.name)
+        mlflow.MlflowClient(f"sqlite:///{made}").search_experiments()
+        shutil.copyfile(made, temporary)
+
+
+def _check(file: Path) -> None:
     """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
-    if path and path.is_file():
-        with closing(sqlite3.connect(path)) as database:
-            try:
-                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            except sqlite3.DatabaseError as error:
-                found = str(error)
-        if found != "ok":
-            raise TrackingError(
-                f"the MLflow tracking store {path} is damaged ({' '.join(found.split())}); move it aside and run "
-                "`make record`: the runs of the models in this folder are written anew."
-            )
+    with closing(sqlite3.connect(file)) as database:
+        try:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+    if found != "ok":
+        raise TrackingError(
+            f"the MLflow tracking store {file} is damaged ({' '.join(found.split())}); move it aside and run "
+            "`make record`: the runs of the models in this folder are written anew."
+        )
 
 
 def alone() -> AbstractContextManager[Any]:
