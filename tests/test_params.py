@@ -155,3 +155,29 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
     assert json.loads((HERE / "params.schema.json").read_text()) == params.Params.model_json_schema()
+
+
+def test_hostile_yaml_is_one_sentence(tmp_path: Path) -> None:
+    bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{n}: &{n} [{','.join([f'*{p}'] * 9)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    good = (HERE / "params.yaml").read_text()
+    cases = {
+        "a: 2001-99-99": "not valid YAML",
+        "a: !!int x": "not valid YAML",
+        "a: !!bool foo": "not valid YAML",
+        "a: " + "[" * 3000: "not valid YAML",
+        "a: " + "9" * 5000: "(not valid YAML|more than settings do)",
+        bomb: "more than settings do",
+        good + bomb: "more than settings do",
+        good.replace("dataset: mnist", f"dataset: {'x' * 100_000}"): "more than settings do",
+        good + "~: c": "the key None is no text",
+        good + "2001-01-01: c": "the key 2001-01-01 is no text",
+        good + "? [a, b]\n: c": "is no text",
+    }
+    for text, sentence in cases.items():
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(WorkflowError, match=sentence) as raised:
+            params.load(tmp_path / "params.yaml")
+        assert len(str(raised.value)) < 400
+        assert "\n" not in str(raised.value)

@@ -79,15 +79,16 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("_own_store")
 def test_what_was_kept_is_handed_over_only_if_it_is_whole(tmp_path: Path) -> None:
-    kept = tmp_path / ".cache/unrecorded/0123"
-    (kept / "trained").mkdir(parents=True)
-    (kept / "trained/model.keras").write_text("another model")
-    journal.Journal(DETAILS, {"model": "dense"}).write(kept / "journal.json")
+    for place in range(3):
+        ended = journal.Journal(DETAILS, {"model": "dense"}, attempt=str(place), status="FAILED", ended=journal.now())
+        journal.keep_training(ended, None)
+    file = tmp_path / ".cache/unrecorded/1/journal.json"
+    file.write_text(file.read_text().replace("tiny", "tinz"))
     store.connect()
-    with pytest.raises(WorkflowError, match=r"model\.keras is damaged, its MD5 is not 0123; delete .*0123"):
-        record.hand_over()
-    assert kept.is_dir()
-    assert not runs(mlflow.MlflowClient())
+    (complaint,) = record.hand_over()
+    assert "unrecorded/1 is damaged and can't be handed over; delete it." in complaint
+    assert {run.data.tags["attempt"] for run in runs(mlflow.MlflowClient())} == {"0", "2"}
+    assert [path.name for path in (tmp_path / ".cache/unrecorded").glob("[!.]*")] == ["1"]
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Where the record is kept, and what is said when it can't be."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -93,3 +95,18 @@ def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     finally:
         mlflow.set_tracking_uri(before)
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_a_store_in_use_or_empty_is_told_from_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mlflow.db"
+    file.touch()
+    with pytest.raises(WorkflowError, match=r"is damaged \(it is empty\)"):
+        store.connect()
+    file.unlink()
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **_: real(path, timeout=0.1))
+    with closing(real(file)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WorkflowError, match="can't be read: database is locked; try again"):
+            store.connect()

@@ -118,7 +118,8 @@ def test_a_damaged_state_is_not_used(tiny: Tiny, tmp_path: Path, capsys: pytest.
     _, expected = train(tiny, state, "dense", epochs=1)
     whole = state.read_bytes()
     middle = len(whole) // 2
-    for content in (whole[:-10], b"", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+    flips = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in (8, middle, len(whole) - 50)]
+    for content in (whole[:-10], b"", *flips):
         state.write_bytes(content)
         _, progress = train(tiny, state, "dense", epochs=1)
         assert progress.history == expected.history

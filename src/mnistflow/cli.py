@@ -25,6 +25,8 @@ def run(main: Callable[..., None]) -> None:
     except WorkflowError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror}; something else is in its place."))
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror}; make room or permit writing, then run again."))

@@ -184,7 +184,7 @@ def _fetch_file(
             elif "://" in source.removeprefix("file://"):
                 raise _SourceError("neither a folder nor an http address")
             else:
-                _copy((project / Path(source.removeprefix("file://")).expanduser()) / file, sha256, kept)
+                _copy(_folder(project, source) / file, sha256, kept)
             return shown
         except _SourceError as error:
             failures.append(f"{shown}: {error}")
@@ -195,6 +195,16 @@ def _fetch_file(
         f"{file} of {name} could not be had ({tried}); "
         f"set MNISTFLOW_SOURCE to a folder or URL that has it, or list one under fetch.sources.{name} in params.yaml."
     )
+
+
+def _folder(project: Path, source: str) -> Path:
+    """The folder that a source names; relative to the project."""
+    try:
+        folder = project / Path(source.removeprefix("file://")).expanduser()
+        folder.exists()
+    except (RuntimeError, OSError) as error:  # nobody is called like that, a name is too long
+        raise _SourceError(str(error)[-100:]) from error
+    return folder
 
 
 class _SourceError(Exception):

@@ -7,6 +7,7 @@ kept under .cache/unrecorded, in a folder per training, until they can be handed
     trained/        the train stage's outputs
     example/        two images for the logged model's input example
     evaluated/      the evaluate stage's outputs, and metrics.json beside it
+    seal.json       the hash of each of these files
 """
 
 import shutil
@@ -25,7 +26,7 @@ from mnistflow.history import Epoch
 from mnistflow.splits import Split
 from mnistflow.workspace import WorkflowError, cache, md5, read_json, replacing, write_json
 
-JOURNAL, METRICS = "journal.json", "metrics.json"
+JOURNAL, METRICS, SEAL = "journal.json", "metrics.json", "seal.json"
 
 
 def now() -> int:
@@ -83,7 +84,8 @@ def keep_training(journal: Journal, outputs: tuple[Path, Split] | None) -> None:
         kept = folder / (md5(outputs[0] / "model.keras") if outputs else journal.attempt)
         if outputs:
             _keep_outputs(kept, *outputs)
-        journal.write(kept / JOURNAL)  # last: a folder without it is one that a crash left half-filled
+        journal.write(kept / JOURNAL)
+        _seal(kept)
 
 
 def keep_evaluation(
@@ -96,6 +98,7 @@ def keep_evaluation(
             _keep_outputs(kept, trained, example)
         _copy(evaluated, kept / "evaluated")
         write_json(kept / METRICS, {**read_json(metrics), **(extra or {})})
+        _seal(kept)
 
 
 def _keep_outputs(kept: Path, trained: Path, example: Split) -> None:
@@ -109,13 +112,39 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(file, temporary)
 
 
+def _seal(kept: Path) -> None:
+    """Note the hashes of all that a folder holds, last: one that a crash left half-filled has none."""
+    write_json(kept / SEAL, {name: md5(kept / name) for name in _names(kept)})
+
+
+def _names(kept: Path) -> list[str]:
+    files = [path for path in kept.rglob("*") if path.is_file() and path.name != SEAL]
+    return sorted(path.relative_to(kept).as_posix() for path in files)
+
+
 def waiting(folder: Path, name: str = "*") -> list[Path]:
     """The trainings in the folder of `unrecorded` that are to be handed over, or the one of that name."""
-    return sorted(path for path in folder.glob(name) if (path / JOURNAL).is_file() or (path / METRICS).is_file())
+    return sorted(path.parent for path in folder.glob(f"{name}/{SEAL}"))
+
+
+def check(kept: Path) -> None:
+    """Make sure that a folder holds what was put there.
+
+    Raises:
+        WorkflowError: it does not.
+    """
+    try:
+        is_whole = read_json(kept / SEAL) == {name: md5(kept / name) for name in _names(kept)}
+    except WorkflowError:
+        is_whole = False
+    if not is_whole:
+        raise WorkflowError(
+            f"{kept} is damaged and can't be handed over; delete it. `make record` writes the runs of the models in "
+            "this folder from their outputs."
+        )
 
 
 def forget(kept: Path) -> None:
     """Delete one of those that `waiting` gave."""
-    for mark in (JOURNAL, METRICS):  # first: without them, a folder that a crash leaves half-deleted is no longer one
-        (kept / mark).unlink(missing_ok=True)
+    (kept / SEAL).unlink()  # first: without it, a folder that a crash leaves half-deleted is no longer one of them
     shutil.rmtree(kept)

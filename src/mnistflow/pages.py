@@ -102,6 +102,8 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
     commit, experiment = tags.get(COMMIT), tags.get("dvc_experiment")
     if tags.get("restored"):
         said = "Restored from DVC's outputs: this store did not see the training. The commit that first had it:"
+        if "model_md5" not in tags:
+            return "Restored from DVC's outputs: this store did not see the training."
         found = f"git log --format=%h -S {tags['model_md5']} -- dvc.lock | tail -n 1"
         commands = [f"git checkout $({found})", "make repro"]
     elif not commit:

@@ -17,6 +17,9 @@ from ruamel.yaml.error import YAMLError
 from mnistflow.datasets import CLASSES, DATASETS
 from mnistflow.workspace import WorkflowError
 
+MOST_VALUES = 10_000
+LONGEST = 1_000  # characters in a value
+
 ModelName = Literal["dense", "cnn", "compact"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -130,7 +133,34 @@ def load(path: Path | str = "params.yaml") -> Params:
         raise WorkflowError(f"{path} is not UTF-8 text ({error}).") from error
     except YAMLError as error:
         raise WorkflowError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, KeyError, RecursionError) as error:  # a date or number that is none, a tag, endless brackets
+        raise WorkflowError(f"{path} is not valid YAML: {str(error)[:100]}") from error
+    _check_size(values, str(path))
     return parse(values, str(path))
+
+
+def _check_size(values: Any, source: str) -> None:
+    """Refuse what no settings look like, before it is looked at closely: aliases can make a short file endless.
+
+    Raises:
+        WorkflowError: too many values, a long text, or a key that is no text.
+    """
+    left, seen = [values], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise WorkflowError(f"{source}: the key {str(key)[:60]} is no text; put it into quotes.")
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        if seen > MOST_VALUES or (isinstance(value, str | int) and len(str(value)) > LONGEST):
+            raise WorkflowError(
+                f"{source} holds more than settings do: {MOST_VALUES:,} values and {LONGEST:,} characters in one are "
+                "the most."
+            )
 
 
 def parse(values: Any, source: str = "params.yaml") -> Params:

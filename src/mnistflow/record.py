@@ -99,7 +99,7 @@ def is_allowed_later() -> bool:
     Raises:
         WorkflowError: it says something else.
     """
-    setting = os.environ.get("MNISTFLOW_RECORD", "now")
+    setting = os.environ.get("MNISTFLOW_RECORD") or "now"
     if setting not in ("now", "later"):
         raise WorkflowError(f"MNISTFLOW_RECORD is {setting!r}; now or later is expected.")
     return setting == "later"
@@ -127,27 +127,30 @@ def evaluation(trained: Path, evaluated: Path, metrics: Path, example: Split, ex
     """Put a model's evaluation on its run, or keep it until the store answers. As `tracking.log_evaluation`."""
     try:
         store.connect()
-        hand_over(md5(trained / "model.keras"))
+        for complaint in hand_over(md5(trained / "model.keras")):
+            print(complaint)
         tracking.log_evaluation(trained, evaluated, metrics, example, extra)
     except TrackingError as error:
         print(f"not recorded yet: {error}; `make record` completes the record", flush=True)
         journal.keep_evaluation(trained, evaluated, metrics, example, extra)
 
 
-def hand_over(name: str = "*") -> None:
-    """Write into the record what was kept for it, or the one training of that name.
+def hand_over(name: str = "*") -> list[str]:
+    """Write into the record what was kept for it, or the one training of that name; returns a sentence per damaged one.
 
     Raises:
         TrackingError: the store does not answer; what it did not get is still kept.
-        WorkflowError: what was kept is damaged.
     """
+    complaints = []
     with journal.unrecorded() as folder:
         for kept in journal.waiting(folder, name):
+            try:
+                journal.check(kept)
+            except WorkflowError as error:
+                complaints.append(str(error))
+                continue
             outputs = kept / "trained"
-            has_outputs = outputs.is_dir()
-            if has_outputs and md5(outputs / "model.keras") != kept.name:
-                raise WorkflowError(f"{outputs}/model.keras is damaged, its MD5 is not {kept.name}; delete {kept}.")
-            example = splits.load(kept / "example") if has_outputs else None
+            example = splits.load(kept / "example") if outputs.is_dir() else None
             if (kept / journal.JOURNAL).is_file():
                 ended = journal.read(kept / journal.JOURNAL)
                 tracking.log_late(ended, outputs, example)
@@ -156,24 +159,28 @@ def hand_over(name: str = "*") -> None:
                 tracking.log_evaluation(outputs, kept / "evaluated", kept / journal.METRICS, example)
                 print(f"recorded: the evaluation of model {kept.name}")
             journal.forget(kept)
+    return complaints
 
 
 def main(trained: Path, evaluated: Path, metrics: Path, example: Path) -> None:
     """Bring the record up to date with what was kept, and with every model of which all outputs are there."""
     workspace.settle()
+    may_be_late = is_allowed_later()
     try:
         store.connect()
     except TrackingError as error:
-        if not is_allowed_later():
+        if not may_be_late:
             raise
         print(f"not recorded yet: {error}")
         return
-    hand_over()
+    complaints = hand_over()
     for folder in sorted(path.parent for path in trained.glob("*/model.keras")):
         name = folder.name
         if (evaluated / name / "report.json").is_file() and (metrics / f"{name}.json").is_file():
             check_vouched(folder / "model.keras")
             tracking.log_evaluation(folder, evaluated / name, metrics / f"{name}.json", splits.load(example))
+    if complaints:
+        raise WorkflowError("\n       ".join(complaints))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds; one that 
 
 import mlflow
 from filelock import FileLock
+from google.protobuf.json_format import ParseError
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -44,8 +45,8 @@ def connect() -> None:
     Raises:
         TrackingError: the store can't be used.
     """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in {"mlflow": "WARNING", "mlflow.store": "CRITICAL", "alembic": "WARNING"}.items():
+        logging.getLogger(name).setLevel(level)  # what the store says of its errors, `answering` says in a sentence
     mlflow.set_tracking_uri(address())
     with answering(), alone():
         file = _sqlite_file()
@@ -62,7 +63,7 @@ def answering() -> Iterator[None]:
     try:
         with _uninterrupted():
             yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, ParseError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise TrackingError(
             f"the MLflow tracking store {without_password(address())} can't be used: "
@@ -140,11 +141,15 @@ def _make(file: Path) -> None:
 
 def _check(file: Path) -> None:
     """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
-    with closing(sqlite3.connect(file)) as database:
+    with closing(sqlite3.connect(file, timeout=60)) as database:
         try:
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.OperationalError as error:
+            raise TrackingError(f"the MLflow tracking store {file} can't be read: {error}; try again.") from error
         except sqlite3.DatabaseError as error:
             found = str(error)
+    if not file.stat().st_size:
+        found = "it is empty"
     if found != "ok":
         raise TrackingError(
             f"the MLflow tracking store {file} is damaged ({' '.join(found.split())}); move it aside and run "

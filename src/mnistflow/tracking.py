@@ -91,15 +91,17 @@ def end(training: Journal) -> None:
 
 def log_late(training: Journal, folder: Path, example: Split | None) -> None:
     """Log a whole training after its end; without an example, it came to no outputs."""
-    try:
-        if example:
-            log_training(training, folder, example)
-        else:
-            begin(training)
-            log_epochs(training)
-    finally:
-        end(training)
     with answering():
+        try:
+            if example:
+                log_training(training, folder, example)
+            else:
+                begin(training)
+                log_epochs(training)
+        except BaseException:
+            mlflow.end_run("KILLED")  # to be completed another time
+            raise
+        end(training)
         run = _find(f"tags.{ATTEMPT} = '{training.attempt}'")
         assert run is not None
         client().set_terminated(run.info.run_id, training.status, training.ended)
@@ -155,12 +157,14 @@ def _describe(details: Mapping[str, Any], test: Mapping[str, float] | None = Non
 
 def logged_model(run: Run) -> str | None:
     """The ID of the run's logged model, if it has one; what a crash left half-logged is deleted."""
-    for output in run.outputs.model_outputs:
-        if client().get_logged_model(output.model_id).status == LoggedModelStatus.READY:
-            model_id: str = output.model_id
-            return model_id
-        client().delete_logged_model(output.model_id)
-    return None
+    where = f"source_run_id = '{run.info.run_id}'"
+    ready = []
+    for model in client().search_logged_models([experiment()], where):
+        if model.status == LoggedModelStatus.READY:
+            ready.append(str(model.model_id))
+        else:
+            client().delete_logged_model(model.model_id)
+    return ready[0] if ready else None
 
 
 def _log_model(path: Path, name: str, example: Split) -> None:
@@ -204,9 +208,17 @@ def find_run(model_md5: str, *, evaluated: bool = False) -> Run | None:
 
 def _find(condition: str) -> Run | None:
     """The newest run of the experiment that meets a condition."""
-    order = ["attributes.start_time DESC"]
-    found = client().search_runs([experiment()], condition, order_by=order, max_results=1)
-    return found[0] if found else None
+    return next(iter(_search(condition)), None)
+
+
+def _runs_of(model_md5: str) -> list[Run]:
+    """All runs that came to the model with this hash: a training that is repeated comes to the same."""
+    return _search(f"tags.{MODEL_MD5} = '{model_md5}'")
+
+
+def _search(condition: str) -> list[Run]:
+    """The runs of the experiment that meet a condition, the newest first."""
+    return list(client().search_runs([experiment()], condition, order_by=["attributes.start_time DESC"]))
 
 
 def _active() -> str:
@@ -267,24 +279,28 @@ def log_evaluation(
     """
     model_md5 = md5(trained / "model.keras")
     report = read_json(evaluated / "report.json")
-    if report["model_md5"] != model_md5:
+    if not isinstance(report, dict) or report.get("model_md5") != model_md5:
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
     with answering():
-        run = find_run(model_md5) or _restore(trained, example)
-        if "test_accuracy" in run.data.metrics and not extra:
-            return
-        # Through a client: the run is over and stays so, its duration that of its training.
-        run_id, model_id = run.info.run_id, logged_model(run)  # whose own page shows them too
         values = {**read_json(metrics), **(extra or {})}
-        of_test = sorted(values.keys() - OF_TRAINING)
-        client().log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0, model_id) for key in of_test])
-        client().log_artifacts(run_id, str(evaluated), "evaluation")
-        name, said = run.data.tags["model"], evaluation.read(evaluated)
-        confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
-        client().log_figure(run_id, confusion, "evaluation/confusion.png")
-        # No wider than the page's column, where the description shows it.
-        client().log_figure(run_id, figures.errors(name, said), "evaluation/errors.png", save_kwargs={"dpi": 80})
-        _describe(read_json(trained / "training.json"), values, run_id)
+        for run in _runs_of(model_md5) or [_restore(trained, example)]:
+            if "test_accuracy" not in run.data.metrics or extra:
+                _log_evaluation(run, evaluated, values, read_json(trained / "training.json"))
+
+
+def _log_evaluation(run: Run, evaluated: Path, values: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    """Through a client: the run is over and stays so, its duration that of its training."""
+    run_id, name, said = run.info.run_id, run.data.tags["model"], evaluation.read(evaluated)
+    client().log_artifacts(run_id, str(evaluated), "evaluation")
+    confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
+    client().log_figure(run_id, confusion, "evaluation/confusion.png")
+    # No wider than the page's column, where the description shows it.
+    client().log_figure(run_id, figures.errors(name, said), "evaluation/errors.png", save_kwargs={"dpi": 80})
+    _describe(details, values, run_id)
+    # Last, because by these a run is taken for evaluated. On the logged model too, for its own page.
+    model_id = logged_model(run)
+    of_test = sorted(values.keys() - OF_TRAINING)
+    client().log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0, model_id) for key in of_test])
 
 
 def attach(page: Path, model_md5: str) -> None:
@@ -305,8 +321,8 @@ def _restore(trained: Path, example: Split) -> Run:
     details, model_md5 = read_json(trained / "training.json"), md5(trained / "model.keras")
     # MLflow would note what is checked out and running now, which is not what made this model.
     unknown = {provenance.COMMIT: "unknown", "mlflow.source.name": "restored from DVC's outputs"}
-    tags = {"model": details["model"], MODEL_MD5: model_md5, "restored": "true", **unknown}
-    training = Journal(details, with_context(tags))
+    tags = with_context({"model": details["model"], "restored": "true", **unknown})
+    training = Journal(details, tags, attempt=f"restoring {model_md5}")
     training.note(history.read(trained / "history.csv"))
     training.status, training.ended = "FINISHED", now()
     log_late(training, trained, example)

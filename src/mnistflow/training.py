@@ -5,14 +5,13 @@ epoch, so a training that was killed and started again ends in the bytes of one 
 """
 
 import hashlib
+import io
 import math
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,8 @@ from mnistflow.history import Epoch, best
 from mnistflow.params import ModelParams
 from mnistflow.splits import Split
 from mnistflow.workspace import WorkflowError, replacing
+
+DIGEST = hashlib.sha256().digest_size  # bytes, at the end of a state
 
 
 @dataclass
@@ -243,18 +244,22 @@ def save_state(path: Path, model: Any, progress: Progress) -> None:
     history = np.array([astuple(epoch) for epoch in progress.history], np.float64)
     with replacing(path) as temporary:
         np.savez(temporary, allow_pickle=False, history=history, seconds=progress.seconds, **arrays)
+        with temporary.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.write(digest)  # the archive's own checksums do not cover all of it
 
 
 def load_state(path: Path, model: Any) -> Progress | None:
     """Set the model's and its optimizer's variables as they were saved; None where nothing was, or it is damaged."""
     if not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = dict(saved)
-    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-        print(f"{path} is damaged ({error}); training starts again from its first epoch.")
+    content = path.read_bytes()
+    archive, digest = content[:-DIGEST], content[-DIGEST:]
+    if hashlib.sha256(archive).digest() != digest:
+        print(f"{path} is damaged; training starts again from its first epoch.")
         return None
+    with np.load(io.BytesIO(archive), allow_pickle=False) as saved:
+        arrays = dict(saved)
     history = [Epoch(int(row[0]), *row[1:]) for row in arrays["history"].tolist()]
     for group, owner in (("model", model), ("optimizer", model.optimizer)):
         for index, variable in enumerate(owner.variables):

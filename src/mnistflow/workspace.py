@@ -108,7 +108,7 @@ def settle() -> None:
     """Delete what finished trainings could go on from, once dvc.lock has their models."""
     for mark in (cache() / "training").glob(f"*/{FINISHED}"):
         with suppress(FileNotFoundError, Timeout), FileLock(f"{mark.parent}.lock", blocking=False) as lock:
-            if is_vouched(mark.read_text(encoding="utf-8")):
+            if is_vouched(mark.read_text(encoding="utf-8", errors="replace")):
                 shutil.rmtree(mark.parent)
                 Path(lock.lock_file).unlink()
 
@@ -168,7 +168,7 @@ def check_vouched(path: Path) -> None:
 def is_vouched(file_md5: str) -> bool:
     """Whether dvc.lock has a file with this hash."""
     lock = Path("dvc.lock")
-    return lock.is_file() and f" {file_md5}\n" in lock.read_text(encoding="utf-8")
+    return lock.is_file() and f" {file_md5}\n".encode() in lock.read_bytes()
 
 
 def md5(path: Path) -> str:
