@@ -113,7 +113,7 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
         commands = [f"git checkout {commit}", f"dvc exp apply {experiment}"]
     elif tags["git_dirty"] == "true":
         return (
-            f"It ran on top of commit `{commit}`\n\nwith changes that were not committed: {tags['git_changes']}.\n\n"
+            f"It ran on top of commit `{commit}`\n\nwith changes that were not committed: {tags.get('git_changes', 'which, nobody noted')}.\n\n"
             "That commit alone does not give it; the settings that it ran with are the parameters below."
         )
     else:
