@@ -112,8 +112,9 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
         said = f"To have it again, while DVC keeps it as the experiment `{experiment}` (`dvc exp list --all`):"
         commands = [f"git checkout {commit}", f"dvc exp apply {experiment}"]
     elif tags["git_dirty"] == "true":
+        changes = tags.get("git_changes", "which, nobody noted")
         return (
-            f"It ran on top of commit `{commit}`\n\nwith changes that were not committed: {tags.get('git_changes', 'which, nobody noted')}.\n\n"
+            f"It ran on top of commit `{commit}`\n\nwith changes that were not committed: {changes}.\n\n"
             "That commit alone does not give it; the settings that it ran with are the parameters below."
         )
     else:

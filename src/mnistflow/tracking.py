@@ -267,8 +267,8 @@ def log_evaluation(
     """Put the test metrics and figures of a model on the run that trained it.
 
     Where this store has no run of that model, because DVC brought it from its cache, the run is written from the train
-    stage's outputs first, and tagged as restored. `extra` metrics are logged with the rest. Does nothing where the run
-    has it all and there is nothing extra.
+    stage's outputs first, and tagged as restored. Where several trainings came to that model, each of their runs gets
+    what it lacks. `extra` metrics are logged with the rest, on the newest. Does nothing where there is nothing to add.
 
     Args:
         trained: the train stage's outputs.
@@ -283,8 +283,8 @@ def log_evaluation(
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
     with answering():
         values = {**read_json(metrics), **(extra or {})}
-        for run in _runs_of(model_md5) or [_restore(trained, example)]:
-            if "test_accuracy" not in run.data.metrics or extra:
+        for place, run in enumerate(_runs_of(model_md5) or [_restore(trained, example)]):
+            if "test_accuracy" not in run.data.metrics or (extra and place == 0):
                 _log_evaluation(run, evaluated, values, read_json(trained / "training.json"))
 
 
