@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import Project, kill, stages_run
-from test_faults import check_record, left_behind, locked
+from test_faults import check_outcome
 
 KILLS = int(os.environ.get("KILLS", "20"))
 EACH = 4  # kills of one project before it may finish
@@ -27,9 +27,4 @@ def test_no_kill_changes_the_outcome(repro: Project, new_project: Callable[[Path
             kill(process)
             print(f"kill {number + 1} of {KILLS}, after {seconds:.1f} s", flush=True)
         print(f"then: {', '.join(stages_run(project.dvc('repro')))}", flush=True)
-        project.record()
-        assert project.outputs() == repro.outputs()
-        assert locked(project) == locked(repro)
-        check_record(f"sqlite:///{project.folder}/mlflow.db")
-        assert not project.states()
-        assert not left_behind(project)
+        check_outcome(project, repro)

@@ -41,6 +41,16 @@ def left_behind(project: Project) -> list[Path]:
     return [path for path in project.folder.rglob(".*@*") if ".git" not in path.parts]
 
 
+def check_outcome(project: Project, repro: Project) -> None:
+    """Make sure that a project ended as one that nobody disturbed, on record and with nothing left behind."""
+    project.record()
+    assert project.outputs() == repro.outputs()
+    assert locked(project) == locked(repro)
+    check_record(f"sqlite:///{project.folder}/mlflow.db")
+    assert not project.states()
+    assert not left_behind(project)
+
+
 def test_killed_in_every_stage_it_ends_in_the_bytes_of_a_run_that_nobody_touched(
     repro: Project, new_project: Callable[[Path], Project], tmp_path: Path
 ) -> None:
@@ -64,12 +74,7 @@ def test_killed_in_every_stage_it_ends_in_the_bytes_of_a_run_that_nobody_touched
             wait_for(lambda pattern=pattern: any(project.folder.glob(pattern)), process)
             kill(process)
     project.dvc("repro")
-    project.record()
-    assert project.outputs() == repro.outputs()
-    assert locked(project) == locked(repro)
-    check_record(f"sqlite:///{project.folder}/mlflow.db")
-    assert not project.states()
-    assert not left_behind(project)
+    check_outcome(project, repro)
 
 
 def test_what_is_damaged_is_made_again(repro: Project) -> None:
