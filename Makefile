@@ -132,8 +132,16 @@ bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an
 lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with the newest versions that fit
 	@$(RUN) uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file requirements.lock
-	@git --no-pager diff --stat requirements.lock
-	@echo 'requirements.lock is in step with pyproject.toml.   Next: make test installs it and tries it'
+	@$(RUN) uv pip compile pyproject.toml --group dev --group cluster --extra jax --extra sweep --extra postgres --extra s3 \
+		--universal --python-version 3.11 --generate-hashes --constraint requirements.lock --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet \
+		--output-file requirements-cluster.lock
+	@git --no-pager diff --stat requirements.lock requirements-cluster.lock
+	@echo 'Both are in step with pyproject.toml.   Next: make test installs requirements.lock and tries it'
+
+.PHONY: cluster
+cluster: .venv/cluster ## set up what outgrows one machine too: sweeps, a team's record, a shared cache
+	@echo 'Next: docs/cluster.md'
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
@@ -150,4 +158,10 @@ clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make 
 	@sed -n '/^uv==/,/^ *#/p' requirements.lock > .venv/uv.lock
 	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement .venv/uv.lock
 	@$(RUN) uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode requirements.lock
+	@touch $@
+
+# The extras on top, everything else in the same versions. A new requirements.lock takes them away again.
+.venv/cluster: .venv/ready requirements-cluster.lock
+	@echo 'Adding the packages of requirements-cluster.lock to .venv ...'
+	@$(RUN) uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode requirements-cluster.lock
 	@touch $@
