@@ -91,13 +91,10 @@ ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what cha
 register: .venv/ready ## the selected model into MLflow's registry, if it passes the gate
 	@$(RUN) mnistflow.registry $(REV) models evaluation metrics data/arrays/validation
 
-# The address opens the pages for trained models rather than those for language models, and the view of pages.py.
 .PHONY: ui
 ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000
 	@$(RECORD)
-	@echo 'The runs (Ctrl-C stops the server):'
-	@echo 'http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results'
-	@$(RUN) mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+	@$(RUN) mnistflow.ui $(or $(PORT),5000)
 
 .PHONY: record
 record: .venv/ready ## bring the MLflow record up to date, also with what its server missed while it was away

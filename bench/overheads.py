@@ -54,7 +54,8 @@ print(json.dumps(spent))
 def seconds(*command: str, folder: Path | None = None, **environment: str) -> float:
     """The wall time of a command."""
     started = time.perf_counter()
-    everything = os.environ | {"PYTHONPATH": "src"} | environment
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
+    everything = os.environ | {"PYTHONPATH": "src", "PATH": path} | environment
     done = subprocess.run(command, cwd=folder, env=everything, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}:\n{done.stderr}")
@@ -99,6 +100,8 @@ def idle(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, write."""
+    if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], check=False).returncode:
+        sys.exit("outputs are behind params.yaml or the code; run make repro first")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{made}/mlflow.db"}

@@ -20,7 +20,7 @@ EPOCHS = {"dense": 2, "cnn": 1, "compact": COMPACT_EPOCHS}
 
 
 def check_record(uri: str) -> None:
-    """Make sure that the store holds one finished run per model, with each epoch once, its model and its evaluation."""
+    """Make sure that the store holds one finished run per model, with its model and its evaluation, nothing twice."""
     client = mlflow.MlflowClient(uri)
     found = runs(client)
     assert sorted(run.data.tags["model"] for run in found) == sorted(EPOCHS)
@@ -29,6 +29,9 @@ def check_record(uri: str) -> None:
         assert steps(client, run) == list(range(1, EPOCHS[run.data.tags["model"]] + 1))
         assert len(run.outputs.model_outputs) == 1
         assert "test_accuracy" in run.data.metrics
+        for metric in run.data.metrics.keys() - {"test_milliseconds_per_image"}:  # a new one each time
+            logged = steps(client, run, metric)
+            assert len(logged) == len(set(logged)), metric
 
 
 def locked(project: Project) -> Any:
@@ -66,7 +69,10 @@ def test_killed_in_every_stage_it_ends_in_the_bytes_of_a_run_that_nobody_touched
             "mlruns/*/artifacts/history.csv",  # among what is logged
             ".cache/training/*/finished",  # between its end and DVC's note of it
         ),
-        "evaluate@compact": "evaluation/compact/predictions.csv",
+        "evaluate@compact": (
+            "evaluation/compact/predictions.csv",
+            "mlruns/*/artifacts/evaluation/report.json",  # among what is logged
+        ),
     }
     for target, patterns in moments.items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -115,22 +121,37 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_two_clones_start_at_once_with_one_store(new_project: Callable[[Path], Project], tmp_path: Path) -> None:
+def test_a_restoring_that_is_killed_is_completed(repro: Project, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/other.db"
+    for pattern in ("history.csv", "evaluation/report.json"):
+        command = ("python", "-m", "mnistflow.record", "models", "evaluation", "metrics", "data/arrays/validation")
+        process = repro.start(*command, PYTHONPATH="src", MLFLOW_TRACKING_URI=uri)
+        wait_for(lambda pattern=pattern: any(tmp_path.glob(f"mlruns/*/artifacts/{pattern}")), process)
+        kill(process)
+    repro.record(MLFLOW_TRACKING_URI=uri)
+    check_record(uri)
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)], ids=["two models", "the same model"])
+def test_two_clones_start_at_once_with_one_store(
+    new_project: Callable[[Path], Project], tmp_path: Path, seeds: tuple[int, int]
+) -> None:
     uri = f"sqlite:///{tmp_path}/shared.db"
     projects = [new_project(tmp_path / name) for name in ("one", "two")]
-    for seed, project in enumerate(projects, start=1):
+    for seed, project in zip(seeds, projects, strict=True):
         project.set(models__dense__seed=seed)
     processes = [project.start("dvc", "repro", "evaluate@dense", MLFLOW_TRACKING_URI=uri) for project in projects]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     found = sorted(runs(mlflow.MlflowClient(uri)), key=lambda run: run.data.params["seed"])
-    assert [run.data.params["seed"] for run in found] == ["1", "2"]
+    assert [int(run.data.params["seed"]) for run in found] == sorted(seeds)
     for run, project in zip(found, projects, strict=True):
         assert run.info.status == "FINISHED"
         (model,) = (project.folder / "models/dense/model.keras").parent.glob("*.keras")
         assert run.data.tags["model_md5"] == md5(model)
         assert run.data.metrics["test_accuracy"] == json.loads(project.read("metrics/dense.json"))["accuracy"]
-    assert found[0].data.tags["model_md5"] != found[1].data.tags["model_md5"]
+        assert len(run.outputs.model_outputs) == 1
+    assert len({run.data.tags["model_md5"] for run in found}) == len(set(seeds))
 
 
 def test_two_queued_experiments_run_at_once(repro: Project) -> None:
@@ -225,4 +246,6 @@ def test_a_training_that_diverges_keeps_nothing_and_is_on_record_as_failed(
     assert not (project.folder / "models/dense/model.keras").exists()
     (run,) = runs(mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db"))
     assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] in output
+    assert f"It failed: {run.data.tags['failure']}" in run.data.tags["mlflow.note.content"]
     assert not run.outputs.model_outputs

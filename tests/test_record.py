@@ -53,8 +53,14 @@ def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
     other, again = runs(mlflow.MlflowClient())
     assert first.info.run_id == again.info.run_id != other.info.run_id
     assert (again.info.status, other.info.status) == ("FAILED", "FINISHED")
+    assert again.data.tags["failure"] == "ZeroDivisionError"
     assert "dense, not evaluated on the test set yet." in again.data.tags["mlflow.note.content"]
     assert len(again.inputs.dataset_inputs) == 1
+    with record.training(tmp_path / "a.json", DETAILS):
+        pass
+    again = mlflow.get_run(first.info.run_id)
+    assert again.info.status == "FINISHED"
+    assert "failure" not in again.data.tags
 
 
 @pytest.mark.usefixtures("_own_store")

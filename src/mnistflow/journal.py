@@ -45,6 +45,7 @@ class Journal:
     epochs: list[dict[str, Any]] = field(default_factory=list)  # an Epoch each, when it ended, its seconds
     seconds: float | None = None  # of the whole training
     status: str = "RUNNING"
+    failure: str | None = None  # what the training failed of, in a sentence
     ended: int | None = None
 
     def note(self, rows: Sequence[Epoch], seconds: float | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from mnistflow.provenance import COMMIT
 
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown
+FAILURE = "failure"  # the tag that says what a training failed of
 
 # The tag of an experiment that holds a view of its table: one of the menu Views, and ?viewStateShareKey=results.
 VIEW = "mlflow.sharedViewState.results"
@@ -48,6 +49,8 @@ def description(
         test: the model's metrics on the test set, where it was evaluated.
     """
     parts = [result(details["model"], test), _facts(details), _origin(details["model"], tags)]
+    if FAILURE in tags:
+        parts.insert(0, f"It failed: {tags[FAILURE]}")
     if "best_epoch" in details:
         parts.append(_figure(run_id, "loss.png", "loss by epoch"))
     if test:

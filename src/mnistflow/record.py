@@ -19,7 +19,7 @@ from mnistflow.history import Epoch
 from mnistflow.journal import Journal
 from mnistflow.splits import Split
 from mnistflow.store import TrackingError
-from mnistflow.workspace import WorkflowError, check_vouched, md5
+from mnistflow.workspace import WorkflowError, check_vouched, md5, without_password
 
 
 class Recorder:
@@ -68,9 +68,9 @@ class Recorder:
         self._try(store.connect)
         self._try(tracking.log_training, self._journal, folder, example)
 
-    def end(self, status: str) -> None:
-        """Mark the run as FINISHED, FAILED or KILLED, and keep what the store did not get."""
-        self._journal.status, self._journal.ended = status, journal.now()
+    def end(self, status: str, failure: str | None = None) -> None:
+        """Mark the run as FINISHED, FAILED (of what) or KILLED, and keep what the store did not get."""
+        self._journal.status, self._journal.failure, self._journal.ended = status, failure, journal.now()
         try:
             tracking.end(self._journal)
         except TrackingError as error:
@@ -118,7 +118,10 @@ def training(path: Path, details: Mapping[str, Any]) -> Iterator[Recorder]:
     try:
         yield recorder
     except BaseException as error:
-        recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if isinstance(error, KeyboardInterrupt):
+            recorder.end("KILLED")
+        else:
+            recorder.end("FAILED", without_password(str(error) or type(error).__name__))
         raise
     recorder.end("FINISHED")
 

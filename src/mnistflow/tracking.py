@@ -18,9 +18,9 @@ import mlflow
 import mlflow.data
 import mlflow.pyfunc
 import numpy as np
-from mlflow.entities import LoggedModelStatus, Metric, Run
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
@@ -42,6 +42,8 @@ def begin(training: Journal) -> None:
         if begun is None:
             tags = {**training.tags, ATTEMPT: training.attempt}
             begun = client().create_run(experiment(), training.begun, tags, _name(training))
+        elif pages.FAILURE in begun.data.tags:
+            client().delete_tag(begun.info.run_id, pages.FAILURE)
         mlflow.start_run(run_id=begun.info.run_id)
         details = training.details
         mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
@@ -84,8 +86,11 @@ def log_training(training: Journal, folder: Path, example: Split) -> None:
 
 
 def end(training: Journal) -> None:
-    """Mark the active run, if there is one, as what became of its training."""
+    """Mark the active run, if there is one, as what became of its training, and why if it failed."""
     with answering():
+        if training.failure and mlflow.active_run() is not None:
+            mlflow.set_tag(pages.FAILURE, training.failure)
+            _describe(training.details)
         mlflow.end_run(training.status)
 
 
@@ -128,22 +133,22 @@ def _log_outputs(folder: Path, example: Split, seconds: float | None) -> None:
     `example` gives the logged model's input example; `seconds` is the time from start to end of training.
     """
     details = read_json(folder / "training.json")
-    best = history.best(history.read(folder / "history.csv"))
-    # Beside the last epoch's figures, which MLflow shows for the run's: those of the epoch that was kept.
-    mlflow.log_metrics(
-        {
-            "best_epoch": best.epoch,
-            "best_val_loss": best.val_loss,
-            "best_val_accuracy": best.val_accuracy,
-            "parameters": details["parameters"],
-        }
-    )
-    if seconds is not None:
-        mlflow.log_metric("seconds", seconds)
     for file in sorted(folder.iterdir()):
         mlflow.log_artifact(str(file))
-    if logged_model(mlflow.get_run(_active())) is None:
-        _log_model(folder / "model.keras", details["model"], example)
+    model_id = _log_model(folder / "model.keras", details["model"], example)
+    best = history.best(history.read(folder / "history.csv"))
+    # Beside the last epoch's figures, which MLflow shows for the run's: those of the epoch that was kept. On the logged
+    # model too, for its own page.
+    values = {
+        "best_epoch": best.epoch,
+        "best_val_loss": best.val_loss,
+        "best_val_accuracy": best.val_accuracy,
+        "parameters": details["parameters"],
+    }
+    if seconds is not None:
+        values["seconds"] = seconds
+    logged = mlflow.get_run(_active()).data.metrics  # before a crash
+    mlflow.log_metrics({key: value for key, value in values.items() if key not in logged}, model_id=model_id)
     mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))
     _describe(details)
 
@@ -156,40 +161,58 @@ def _describe(details: Mapping[str, Any], test: Mapping[str, float] | None = Non
 
 
 def logged_model(run: Run) -> str | None:
-    """The ID of the run's logged model, if it has one; what a crash left half-logged is deleted."""
-    where = f"source_run_id = '{run.info.run_id}'"
-    ready = []
-    for model in client().search_logged_models([experiment()], where):
-        if model.status == LoggedModelStatus.READY:
-            ready.append(str(model.model_id))
-        else:
-            client().delete_logged_model(model.model_id)
-    return ready[0] if ready else None
+    """The ID of the run's logged model, if it has one that is whole."""
+    model = _logged_model(run.info.run_id)
+    return str(model.model_id) if model and model.status == LoggedModelStatus.READY else None
 
 
-def _log_model(path: Path, name: str, example: Split) -> None:
+def _logged_model(run_id: str) -> LoggedModel | None:
+    """The run's logged model, whole or not."""
+    return next(iter(client().search_logged_models([experiment()], f"source_run_id = '{run_id}'")), None)
+
+
+def _log_model(path: Path, name: str, example: Split) -> str:
+    """Log the active run's model as one that MLflow can load and serve; returns its ID.
+
+    MLflow's own `log_model` would begin another where a crash left one half-logged, and what is linked to a run stays
+    linked. This completes it.
+    """
     from mnistflow.backend import keras  # serving.py imports Keras: let it be quiet, and set up for this machine
 
-    mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts={"model": str(path)},
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE))]),
-            outputs=Schema(
-                [
-                    TensorSpec(np.dtype(np.int64), (-1,), "class"),
-                    TensorSpec(np.dtype(np.float32), (-1, CLASSES), "probabilities"),
-                ]
+    run = mlflow.get_run(_active())
+    run_id, params = run.info.run_id, run.data.params
+    model = _logged_model(run_id)
+    if model is None:
+        model = client().create_logged_model(experiment(), name, run_id, with_context({}), params)
+    if model.status == LoggedModelStatus.READY:
+        return str(model.model_id)
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.pyfunc.save_model(
+            path=str(Path(folder, "model")),
+            mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"model": str(path)},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE))]),
+                outputs=Schema(
+                    [
+                        TensorSpec(np.dtype(np.int64), (-1,), "class"),
+                        TensorSpec(np.dtype(np.float32), (-1, CLASSES), "probabilities"),
+                    ]
+                ),
             ),
-        ),
-        input_example=np.asarray(example.images[:2]),
-        # Named here, because finding them out takes a process that loads the model.
-        pip_requirements=[
-            f"keras=={keras.__version__}",
-            *installed("mlflow", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
-        ],
-    )
+            input_example=np.asarray(example.images[:2]),
+            # Named here, because finding them out takes a process that loads the model.
+            pip_requirements=[
+                f"keras=={keras.__version__}",
+                *installed("mlflow", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
+            ],
+        )
+        client().log_model_artifacts(model.model_id, str(Path(folder, "model")))
+    if not (run.outputs and run.outputs.model_outputs):
+        client().log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    client().finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return str(model.model_id)
 
 
 def installed(*packages: str) -> list[str]:
@@ -297,10 +320,11 @@ def _log_evaluation(run: Run, evaluated: Path, values: Mapping[str, Any], detail
     # No wider than the page's column, where the description shows it.
     client().log_figure(run_id, figures.errors(name, said), "evaluation/errors.png", save_kwargs={"dpi": 80})
     _describe(details, values, run_id)
-    # Last, because by these a run is taken for evaluated. On the logged model too, for its own page.
+    # Last, because by these a run is taken for evaluated. On the logged model too.
     model_id = logged_model(run)
-    of_test = sorted(values.keys() - OF_TRAINING)
-    client().log_batch(run_id, [Metric(f"test_{key}", values[key], now(), 0, model_id) for key in of_test])
+    of_test = {f"test_{key}": values[key] for key in sorted(values.keys() - OF_TRAINING)}
+    new = {key: value for key, value in of_test.items() if value != run.data.metrics.get(key)}
+    client().log_batch(run_id, [Metric(key, value, now(), 0, model_id) for key, value in new.items()])
 
 
 def attach(page: Path, model_md5: str) -> None:
