@@ -35,7 +35,7 @@ def test_the_loss_curve_is_the_book_s() -> None:
 
 
 def test_the_surest_mistakes_come_first() -> None:
-    captions = [ax.get_title() for ax in figures.errors("cnn", said(25)).axes if ax.get_title()]
+    captions = [text.get_text() for text in figures.errors("cnn", said(25)).axes[0].texts]
     assert len(captions) == 25
     assert captions[0].startswith("4 → 5")  # image 24, of which the model is the most sure
     assert captions[-1].startswith("0 → 1")
