@@ -48,8 +48,10 @@ def arrays(split: Split, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArra
     return split.images.reshape(shape).astype("float32") / 255, keras.utils.to_categorical(split.labels)
 
 
-def train(name: str, training: Split, test: Split, checkpoint: str, watch: Any, epochs: int = EPOCHS) -> None:
-    """Train as printed; `watch` is a Keras callback."""
+def train(
+    name: str, training: Split, test: Split, checkpoint: str, watch: Any, epochs: int = EPOCHS, steps: int | None = None
+) -> None:
+    """Train as printed, or for so many steps an epoch; `watch` is a Keras callback."""
     model = {"dense": dense, "cnn": cnn}[name]()
     model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     model.fit(
@@ -57,6 +59,7 @@ def train(name: str, training: Split, test: Split, checkpoint: str, watch: Any, 
         validation_data=arrays(test, name),
         epochs=epochs,
         batch_size=BATCH,
+        steps_per_epoch=steps,
         verbose=0,
         callbacks=[
             keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True),

@@ -6,6 +6,7 @@ process, so that imports count.
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -59,8 +60,8 @@ class Times:
         self.val_losses.append(val_loss)
 
 
-def train_book(name: str, training: Split, test: Split, times: Times, epochs: int) -> Any:
-    """Train the book's network and return its kept checkpoint."""
+def train_book(name: str, training: Split, test: Split, times: Times, epochs: int, steps: int | None) -> Any:
+    """Train the book's network, for so many steps an epoch if told, and return its kept checkpoint."""
     import book
     import keras
 
@@ -76,7 +77,7 @@ def train_book(name: str, training: Split, test: Split, times: Times, epochs: in
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = f"{folder}/best.keras"
-        book.train(name, training, test, checkpoint, Watch(), epochs)
+        book.train(name, training, test, checkpoint, Watch(), epochs, steps)
         return keras.models.load_model(checkpoint)
 
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case")
     parser.add_argument("--arrays", type=Path, default="data/arrays", help="what `dvc repro preprocess` made")
-    parser.add_argument("--images", type=int, help="train on so many images only")
+    parser.add_argument("--images", type=int, help="an epoch has so many images only")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
     arguments = parser.parse_args()
     training, validation, test = (splits.load(arguments.arrays / name) for name in ("training", "validation", "test"))
@@ -114,17 +115,18 @@ def main() -> None:
     name = arguments.case.removeprefix("book-")
     times = Times()
     is_book = name != arguments.case
-    if arguments.images:
-        training = Split(*(array[: arguments.images] for array in training))
-    elif is_book:  # it holds nothing out
-        training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
-    if is_book:
+    if is_book:  # it holds nothing out
         import book
 
-        model = train_book(name, training, test, times, int(changes.get("epochs", book.EPOCHS)))
+        training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
+        # All images are in its memory, whatever it trains on: a step costs more for it.
+        steps = arguments.images and math.ceil(arguments.images / book.BATCH)
+        model = train_book(name, training, test, times, int(changes.get("epochs", book.EPOCHS)), steps)
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
+        if arguments.images:
+            training = Split(*(array[: arguments.images] for array in training))
         settings = changed(params.load().models[name], changes)
         model = train_ours(name, settings, training, validation, times)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
@@ -135,7 +137,7 @@ def main() -> None:
     figures = {
         "first_batch_s": times.first_batch,
         "epoch_s": epoch,
-        "images_per_s": len(training.labels) / epoch,
+        "images_per_s": (arguments.images or len(training.labels)) / epoch,
         "epochs": len(times.ends),
         "checkpoint_s": times.ends[kept],
         "accuracy": float(correct.mean()),

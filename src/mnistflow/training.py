@@ -43,7 +43,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
-        super().__init__()
+        # With one worker, TensorFlow tunes the pipeline while it runs, and waits at an epoch's end until the tuner's
+        # current period is over. Those double, up to a minute: an epoch of 22 seconds took 41.
+        super().__init__(workers=2)
         self._split = split
         self._settings = settings
         self._epoch = epoch
