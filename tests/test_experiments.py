@@ -5,11 +5,12 @@ import json
 import re
 from pathlib import Path
 
-from conftest import Project, is_clean
+import mlflow
+from conftest import Project, is_clean, runs
 
 
 def test_an_experiment_is_shown_compared_applied_and_saved(repro: Project, tmp_path: Path) -> None:
-    before = repro.read("params.yaml")
+    before, uri = repro.read("params.yaml"), f"sqlite:///{tmp_path}/own.db"
     repro.dvc("exp", "run", "--temp", "--name", "chosen", "--set-param", "evaluate.model=compact")
 
     # `make experiments`: the values that differ and what came of them, no hashes, nothing said twice.
@@ -35,14 +36,21 @@ def test_an_experiment_is_shown_compared_applied_and_saved(repro: Project, tmp_p
         assert repro.params()["evaluate"]["model"] == "compact"
         assert repro.read("metrics/selected.json") == repro.read("metrics/compact.json")
         assert "up to date" in repro.dvc("status")
-        repro.set(evaluate__model="dense")
-        repro.dvc("repro")
+        repro.set(evaluate__model="dense", models__dense__seed=7)
+        repro.dvc("repro", MLFLOW_TRACKING_URI=uri)
         repro.dvc("exp", "save", "--name", "kept")
     finally:
         repro.run("git", "restore", ".")
     repro.dvc("checkout")
     assert repro.read("params.yaml") == before
     kept = json.loads(repro.dvc("metrics", "diff", "--json", "HEAD", "kept"))["metrics/selected.json"]["accuracy"]
-    assert kept["new"] == json.loads(repro.read("metrics/dense.json"))["accuracy"]
+    assert kept["new"] != json.loads(repro.read("metrics/dense.json"))["accuracy"]
+
+    # Its training had no name when it ran. What it shares with the commit keeps its own.
+    repro.record(MLFLOW_TRACKING_URI=uri)
+    found = {run.info.run_name: run for run in runs(mlflow.MlflowClient(uri))}
+    assert set(found) == {"dense", "cnn", "compact", "dense (kept)"}
+    assert found["dense (kept)"].data.tags["dvc_experiment"] == "kept"
+    assert "dvc exp apply kept" in found["dense (kept)"].data.tags["mlflow.note.content"]
     repro.dvc("exp", "remove", "chosen", "kept")
     assert is_clean(repro)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mnistflow.provenance import COMMIT
+from mnistflow.provenance import COMMIT, EXPERIMENT
 
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown
 FAILURE = "failure"  # the tag that says what a training failed of
@@ -102,7 +102,7 @@ def _facts(details: Mapping[str, Any]) -> str:
 
 def _origin(model: str, tags: Mapping[str, str]) -> str:
     """How to have it again: commands that are true of the state that it ran in, or what is missing for them."""
-    commit, experiment = tags.get(COMMIT), tags.get("dvc_experiment")
+    commit, experiment = tags.get(COMMIT), tags.get(EXPERIMENT)
     if tags.get("restored"):
         said = "Restored from DVC's outputs: this store did not see the training. The commit that first had it:"
         if "model_md5" not in tags:

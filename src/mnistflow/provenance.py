@@ -3,12 +3,15 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from mnistflow.workspace import md5
 
 COMMIT = "mlflow.source.git.commit"  # MLflow's own tag for it
+EXPERIMENT = "dvc_experiment"  # the tag that names the DVC experiment which a run belongs to
 CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 
 
@@ -25,7 +28,7 @@ def tags(name: str) -> dict[str, str]:
         "pipeline": pipeline(),
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
-        said["dvc_experiment"] = experiment
+        said[EXPERIMENT] = experiment
     return said | code_state()
 
 
@@ -51,6 +54,20 @@ def pipeline() -> str:
     for path in sorted(path for name in CODE for path in [Path(name), *Path(name).rglob("*.py")] if path.is_file()):
         digest.update(f"{path.as_posix()}\0{md5(path)}\0".encode())
     return digest.hexdigest()[:10]
+
+
+def experiments() -> Iterator[tuple[str, set[str]]]:
+    """DVC's experiments: the name of each, and the MD5s of those models that it made and its commit has not."""
+    for ref in (_git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/*") or "").splitlines():
+        *_, start, rest, name = ref.split("/")
+        yield name, _models(ref) - _models(start + rest)
+
+
+def _models(revision: str) -> set[str]:
+    """The MD5s of the models in a revision's dvc.lock."""
+    return set(
+        re.findall(r"path: \S+/model\.keras\s+hash: md5\s+md5: (\w+)", _git("show", f"{revision}:dvc.lock") or "")
+    )
 
 
 def _git(*arguments: str) -> str | None:

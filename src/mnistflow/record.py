@@ -182,6 +182,8 @@ def main(trained: Path, evaluated: Path, metrics: Path, example: Path) -> None:
         if (evaluated / name / "report.json").is_file() and (metrics / f"{name}.json").is_file():
             check_vouched(folder / "model.keras")
             tracking.log_evaluation(folder, evaluated / name, metrics / f"{name}.json", splits.load(example))
+    for experiment, models in provenance.experiments():
+        tracking.name_runs(models, experiment)  # those that `dvc exp save` named after their training
     if complaints:
         raise WorkflowError("\n       ".join(complaints))
 

@@ -5,7 +5,7 @@ store has never seen their model. Which store that is, store.py knows; what to d
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -55,7 +55,7 @@ def begin(training: Journal) -> None:
 def _name(training: Journal) -> str:
     """What a training's run is called: its model, and in brackets the DVC experiment that it belongs to."""
     model: str = training.details["model"]
-    return f"{model} ({said})" if (said := training.tags.get("dvc_experiment")) else model
+    return f"{model} ({said})" if (said := training.tags.get(provenance.EXPERIMENT)) else model
 
 
 def log_epochs(training: Journal) -> None:
@@ -325,6 +325,18 @@ def _log_evaluation(run: Run, evaluated: Path, values: Mapping[str, Any], detail
     of_test = {f"test_{key}": values[key] for key in sorted(values.keys() - OF_TRAINING)}
     new = {key: value for key, value in of_test.items() if value != run.data.metrics.get(key)}
     client().log_batch(run_id, [Metric(key, value, now(), 0, model_id) for key, value in new.items()])
+
+
+def name_runs(models: Iterable[str], name: str) -> None:
+    """Put the trainings of these models, by their MD5s, under the name of a DVC experiment, unless they have one."""
+    with answering():
+        for run in (run for model in models for run in _runs_of(model)):
+            if provenance.EXPERIMENT not in run.data.tags:
+                run_id = run.info.run_id
+                client().set_tag(run_id, provenance.EXPERIMENT, name)
+                client().update_run(run_id, name=f"{run.data.tags['model']} ({name})")
+                test = {key.removeprefix("test_"): value for key, value in run.data.metrics.items() if "test_" in key}
+                _describe(mlflow.artifacts.load_dict(f"runs:/{run_id}/training.json"), test, run_id)
 
 
 def attach(page: Path, model_md5: str) -> None:
