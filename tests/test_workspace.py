@@ -4,8 +4,10 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import HERE
 
@@ -65,17 +67,21 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> None:
-    child = subprocess.Popen(["true"])
+    child, zombie = subprocess.Popen(["true"]), subprocess.Popen(["true"])
     child.wait()
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     host = platform.node()
-    left, others, running = (
+    left, unreaped, others, running = (
         tmp_path / f".{child.pid}@{host}-file.txt",
+        tmp_path / f".{zombie.pid}@{host}-file.txt",
         tmp_path / f".{child.pid}@{host}-other.txt",
         tmp_path / f".{os.getppid()}@{host}-file.txt",
     )
-    for path in (left, others, running):
+    for path in (left, unreaped, others, running):
         path.touch()
     write_text(tmp_path / "file.txt", "whole")
+    zombie.wait()
     assert sorted(tmp_path.iterdir()) == sorted([others, running, tmp_path / "file.txt"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 from filelock import FileLock, Timeout
 
 FINISHED = "finished"  # in a training's folder: the MD5 of the model that it came to
@@ -66,12 +67,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        # One that was killed stays listed until its parent asks, which in a container may be never.
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:  # it runs, as somebody else
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 @contextmanager
