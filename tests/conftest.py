@@ -157,6 +157,12 @@ class Project:
         """Run DVC here."""
         return self.run(sys.executable, "-m", "dvc", *arguments, status=status, **environment)
 
+    def commit(self, message: str, *paths: str) -> None:
+        """Commit everything, or what is new in these paths."""
+        self.run("git", "add", "--all", "--", *(paths or ["."]))
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        self.run("git", *identity, "commit", "--quiet", "--message", message)
+
     def params(self) -> Any:
         return YAML().load(self.folder / "params.yaml")
 
@@ -243,13 +249,6 @@ def clone(folder: Path) -> Project:
     return Project(folder)
 
 
-def commit(project: Project) -> None:
-    project.run("git", "init", "--quiet", "--initial-branch", "main")
-    project.run("git", "add", "--all")
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    project.run("git", *identity, "commit", "--quiet", "--message", "start")
-
-
 def make_tiny(project: Project, dataset: datasets.Dataset, source: str) -> None:
     """Add the tiny data set to the project's table, as somebody with data of their own would, and choose it."""
     with (project.folder / "src/mnistflow/datasets.py").open("a") as file:
@@ -274,7 +273,8 @@ def new_project(tiny_files: Path, mirror: Mirror) -> Callable[[Path], Project]:
     def new(folder: Path) -> Project:
         project = clone(folder)
         make_tiny(project, describe_tiny(tiny_files), mirror.url)
-        commit(project)
+        project.run("git", "init", "--quiet", "--initial-branch", "main")
+        project.commit("start")
         return project
 
     return new
@@ -286,10 +286,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path]
     project = new_project(tmp_path_factory.mktemp("with space") / "project")
     (project.folder / ".cache").mkdir()
     (project.folder / ".cache/repro.log").write_text(project.dvc("repro"))
-    project.run("git", "add", "--all", "--", "dvc.lock", "metrics", "plots", "params.schema.json")
-    project.run(
-        "git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message", "run"
-    )
+    project.commit("run", "dvc.lock", "metrics", "plots", "params.schema.json")
     return project
 
 

@@ -8,13 +8,6 @@ import pytest
 from conftest import Project, stages_run
 from ruamel.yaml import YAML
 
-IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-
-
-def commit(project: Project) -> None:
-    project.run("git", "add", "--all")
-    project.run("git", *IDENTITY, "commit", "--quiet", "--message", "change")
-
 
 def ci(project: Project, base: str = "main", status: int = 0, **environment: str) -> str:
     """What `make ci` does."""
@@ -35,7 +28,7 @@ def upstream(repro: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     project.dvc("cache", "dir", "--local", str(repro.folder / ".dvc/cache"))
     project.set(evaluate__model="compact")
     project.dvc("repro")
-    commit(project)
+    project.commit("change")
     return project
 
 
@@ -58,7 +51,7 @@ def test_a_good_change_passes_and_shows_what_it_brings(checkout: Callable[[str],
     project.set(models__dense__epochs=3)
     project.dvc("repro")
     project.run("git", "mv", "README.md", "README")  # what no stage reads is nobody's business
-    commit(project)
+    project.commit("change")
     for folder in ("data", "models", "evaluation", "inside"):
         shutil.rmtree(project.folder / folder)
 
@@ -91,7 +84,7 @@ def test_a_worse_parameter_fails_on_the_gate(checkout: Callable[[str], Project])
     project = checkout("worse")
     project.set(models__compact__learning_rate=1e-9)
     project.dvc("repro")
-    commit(project)
+    project.commit("change")
 
     said = ci(project, status=1)
     error = said.splitlines()[-1]
