@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -76,8 +77,11 @@ def answering() -> Iterator[None]:
 def _uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C back until the block ends, for in the middle of a transaction it leaves the database locked.
 
-    A second one goes through: the store may be one that hangs.
+    A second one goes through: the store may be one that hangs. Signals are the main thread's; Ray trains in another.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     held = False
 
     def hold(number: int, frame: FrameType | None) -> None:
