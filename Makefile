@@ -33,7 +33,7 @@ RECORD := $(RUN) mnistflow.record models evaluation metrics data/arrays/validati
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 18
 
 .PHONY: repro
 repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
@@ -75,6 +75,7 @@ HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|metrics/\w+\.json$
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and what came of it
 	@$(RUN) dvc exp show --only-changed --drop '$(HIDDEN)'
+	@echo 'These are the experiments on this commit; dvc exp show -A has those on others.'
 	@echo 'Next: dvc exp apply NAME, dvc plots diff NAME, dvc exp remove NAME; docs/experiments.md shows how'
 
 .PHONY: check

@@ -17,7 +17,8 @@ def main(evaluated: Path, result: Path, sheet: Path) -> None:
     figures.save(sheet, audit.sheet(found, audit.pixels(said), dataset.classes))
     for name, counts in found["models"].items():
         errors, disputed, alone = counts.values()
-        print(f"{name}: {errors} errors, {disputed} on disputed labels, {alone} its own alone")
+        on_disputed = f"{disputed} on disputed labels, " if dataset.disputed else ""
+        print(f"{name}: {errors} errors, {on_disputed}{alone} its own alone")
     print(found["verdict"])
 
 

@@ -304,7 +304,8 @@ def serving(project: Project, health: str, *command: str) -> Iterator[str]:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=project.folder,
-            env=project.environment(),
+            # MLflow's servers start seven processes more for jobs that nothing here asks for.
+            env=project.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

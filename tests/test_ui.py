@@ -1,7 +1,10 @@
 """MLflow's own pages, in a real browser, as somebody sees them who opened the record of a `dvc repro`."""
 
 import json
+import os
 import shutil
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +15,8 @@ from urllib.parse import quote
 
 import mlflow
 import pytest
-from conftest import Project, serving
+import requests
+from conftest import Project, serving, wait_for
 
 from mnistflow import evaluation, pages, registry, store
 from mnistflow.workspace import md5
@@ -131,3 +135,45 @@ def test_a_version_s_page_says_what_it_is_and_how_to_serve_it(ui: Pages) -> None
     ui.open("models/mnistflow/versions/1")
     accuracy = f"{ui.runs['dense'].data.metrics['test_accuracy']:.2%} of the test images right"
     ui.wait_for("champion", f"dense: {accuracy}", pages.SERVE, "model_md5", "Inputs (1)", "Outputs (2)")
+
+
+def test_it_is_shown_on_this_machine_s_port_or_where_its_server_is(repro: Project) -> None:
+    def shown(port: str, status: int = 1, **environment: str) -> str:
+        return repro.run("python", "-m", "mnistflow.ui", port, status=status, PYTHONPATH="src", **environment)
+
+    assert "the port is '80x'; a number from 1 to 65535 is expected" in shown("80x")
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        assert f"error: port {port} can't be had (Address already in use); make ui PORT=... takes another" in shown(
+            port
+        )
+    server = (
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        "sqlite:///.cache/s.db",
+    )
+    with serving(repro, "health", *server) as address:
+        said = shown("5000", status=0, MLFLOW_TRACKING_URI=address)
+    assert said.startswith(f"These runs have a server:\n{address}#/experiments/1/runs?")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    process = repro.start("python", "-m", "mnistflow.ui", port, PYTHONPATH="src")
+
+    def answers() -> bool:
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    wait_for(answers, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert f"\nhttp://127.0.0.1:{port}/#/experiments/1/runs?" in said
+    assert "INFO" not in said
+    assert "Warning" not in said

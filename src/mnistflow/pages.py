@@ -15,8 +15,8 @@ FAILURE = "failure"  # the tag that says what a training failed of
 # The tag of an experiment that holds a view of its table: one of the menu Views, and ?viewStateShareKey=results.
 VIEW = "mlflow.sharedViewState.results"
 COLUMNS = (
-    *("metrics.`test_accuracy`", "metrics.`test_errors`", "metrics.`seconds`", "metrics.`parameters`"),
-    *("tags.`model`", "tags.`selected_on`", "tags.`dvc_experiment`", "tags.`pipeline`"),
+    *("metrics.`test_accuracy`", "metrics.`test_errors`", "metrics.`seconds`"),
+    *("params.`dataset`", "tags.`model`", "tags.`selected_on`", "tags.`dvc_experiment`", "tags.`pipeline`"),
 )
 
 # The registered model's description.
@@ -68,11 +68,12 @@ def result(model: str, test: Mapping[str, float] | None) -> str:
     )
 
 
-def version(model: str, test: Mapping[str, float]) -> str:
+def version(model: str, test: Mapping[str, float], dataset: str) -> str:
     """A version of the registered model in Markdown: how it did, what goes in and what comes out."""
     return (
-        f"{result(model, test)}\n\nTakes uint8 (n, 28, 28), 0 is background and 255 is ink; gives a class and ten "
-        f"probabilities for each. Where it is the champion, this serves it:\n\n    {SERVE}\n"
+        f"{result(model, test)}\n\nTrained and tested on {dataset}.\n\n"
+        "Takes uint8 (n, 28, 28), 0 is background and 255 is ink; gives a class and ten probabilities for each. "
+        f"Where it is the champion, this serves it:\n\n    {SERVE}\n"
     )
 
 

@@ -51,16 +51,17 @@ def register(model_md5: str, metrics: dict[str, Any]) -> Any:
     model_id = tracking.logged_model(run)
     if model_id is None:
         raise WorkflowError(f"run {run.info.run_id} lost its logged model; delete that run, and `make register` again.")
-    state, name = provenance.code_state(), run.data.tags["model"]
+    state, name, dataset = provenance.code_state(), run.data.tags["model"], run.data.params["dataset"]
     tags = {
         "model": name,
+        "dataset": dataset,
         "model_md5": model_md5,
         "dvc_lock_md5": md5(Path("dvc.lock")),
         "git_commit": state.get(provenance.COMMIT, "none"),
         "git_dirty": state.get("git_dirty", "true"),
         **{key: str(metrics[key]) for key in ("accuracy", "errors", "loss", "selected_on")},
     }
-    source, about = f"models:/{model_id}", pages.version(name, metrics)
+    source, about = f"models:/{model_id}", pages.version(name, metrics, dataset)
     client.create_model_version(NAME, source, run.info.run_id, tags, description=about, model_id=model_id)
     # A server keeps nobody out: where two processes did this at once, the first one's version stays.
     first, *others = versions(model_md5)

@@ -146,7 +146,7 @@ def _log_outputs(folder: Path, example: Split, seconds: float | None) -> None:
         "parameters": details["parameters"],
     }
     if seconds is not None:
-        values["seconds"] = seconds
+        values["seconds"] = round(seconds, 1)
     logged = mlflow.get_run(_active()).data.metrics  # before a crash
     mlflow.log_metrics({key: value for key, value in values.items() if key not in logged}, model_id=model_id)
     mlflow.set_tag(MODEL_MD5, md5(folder / "model.keras"))

@@ -1,6 +1,7 @@
 """The MLflow record in a browser: `python -m mnistflow.ui PORT`, until Ctrl-C."""
 
 import os
+import socket
 import sys
 
 from mnistflow import cli, store
@@ -8,6 +9,9 @@ from mnistflow.workspace import WorkflowError, without_password
 
 # The page for trained models rather than that for language models, with the view that pages.py describes.
 PAGE = "/#/experiments/{}/runs?workflowType=machine_learning&viewStateShareKey=results"
+
+# What would push the address off the screen, and processes for jobs that nothing here asks for.
+QUIET = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def main(port: str) -> None:
@@ -19,9 +23,16 @@ def main(port: str) -> None:
     if address.startswith("http"):
         print(f"These runs have a server:\n{without_password(address.rstrip('/'))}{page}")
         return
-    print(f"The runs (Ctrl-C stops the server):\nhttp://127.0.0.1:{port}{page}", flush=True)
+    try:
+        socket.create_server(("127.0.0.1", int(port))).close()
+    except OSError as error:
+        said = f"port {port} can't be had ({os.strerror(error.errno or 0)}); make ui PORT=... takes another."
+        raise WorkflowError(said) from error
+    print(f"The runs, in a few seconds (Ctrl-C stops the server):\nhttp://127.0.0.1:{port}{page}", flush=True)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     command = ["-m", "mlflow", "ui", "--backend-store-uri", address, "--host", "127.0.0.1", "--port", port]
-    os.execv(sys.executable, [sys.executable, *command])
+    os.execv(sys.executable, [sys.executable, *command, "--uvicorn-opts", "--log-level warning"])
 
 
 if __name__ == "__main__":
