@@ -120,6 +120,17 @@ soak: .venv/ready ## kill `dvc repro` at random moments and look whether that ch
 	@KILLS=$(or $(N),20) $(RUN) pytest tests/soak.py --capture=no
 	@echo 'No kill changed the outcome.   SEED=..., as above, repeats their moments'
 
+.PHONY: sweep
+sweep: .venv/cluster ## search for better settings, as sweep.yaml says (ADDRESS=host:6379: on that Ray cluster)
+	@$(RUN) dvc repro --quiet preprocess
+	@$(RUN) mnistflow.sweep $(if $(ADDRESS),--address '$(ADDRESS)')
+
+.PHONY: seeds
+seeds: .venv/cluster ## how much of an accuracy is luck: trainings of MODEL=compact from N=10 seeds, measured once each
+	@$(RUN) dvc repro --quiet preprocess
+	@.venv/bin/python bench/seeds.py $(or $(MODEL),compact) $(or $(N),10) $(if $(ADDRESS),--address '$(ADDRESS)')
+	@echo 'The rows are for README.   Next: git diff bench/results'
+
 .PHONY: bench
 bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
 	@test -d data/arrays || $(RUN) dvc repro preprocess
@@ -143,7 +154,7 @@ cluster: .venv/cluster ## set up what outgrows one machine too: sweeps, a team's
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation inside ci dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside ci sweep dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 	@echo "Next: make repro brings the outputs back from DVC's cache"
 

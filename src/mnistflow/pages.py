@@ -121,6 +121,9 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
             f"It ran on top of commit `{commit}`\n\nwith changes that were not committed: {changes}.\n\n"
             "That commit alone does not give it; the settings that it ran with are the parameters below."
         )
+    elif "overrides" in tags:
+        said = f"Trial {tags['trial']} of the run above it. To have its training again:"
+        commands = [f"git checkout {commit}", f"dvc exp run {tags['overrides']}"]
     else:
         said = "To have it again:"
         commands = [f"git checkout {commit}", "make repro"]

@@ -53,9 +53,11 @@ def begin(training: Journal) -> None:
 
 
 def _name(training: Journal) -> str:
-    """What a training's run is called: its model, and in brackets the DVC experiment that it belongs to."""
+    """What a training's run is called: its model, and in brackets the DVC experiment or trial that it belongs to."""
     model: str = training.details["model"]
-    return f"{model} ({said})" if (said := training.tags.get(provenance.EXPERIMENT)) else model
+    number, experiment = (training.tags.get(tag) for tag in ("trial", provenance.EXPERIMENT))
+    said = f"trial {number}" if number else experiment
+    return f"{model} ({said})" if said else model
 
 
 def log_epochs(training: Journal) -> None:
