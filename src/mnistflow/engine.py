@@ -31,6 +31,7 @@ os.environ.update({**QUIET, **os.environ})
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.search import Searcher
 
 from mnistflow import store, trial
@@ -92,8 +93,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """It runs."""
-        one = self._note(trial, status="running")
-        self._board.say(f"trial {one.number} runs: {words(one.settings)}", always=False)
+        self._note(trial, status="running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """An epoch is over, or the whole of it."""
@@ -106,9 +106,8 @@ class Watch(tune.Callback):  # type: ignore[misc]
         last = trial.last_result
         status = "diverged" if last.get("failure") else "finished" if last.get("over") else "stopped"
         one = self._note(trial, status=status)
-        value = show(self._plan, one.value or 0)
-        said = one.failure or f"after epoch {one.epoch}, {self._plan.objective} {value}"
-        self._board.say(f"trial {one.number} {status}: {said}", always=bool(one.failure))
+        said = f"trial {one.number} {status}: {one.failure or show(self._plan, one.value or 0)}"
+        self._board.say(f"{said}, epoch {one.epoch}, {words(one.settings)}", always=bool(one.failure))
         self._on_end(one)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -127,7 +126,8 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self._board.draw()
 
     def _of(self, theirs: Any) -> Trial:
-        return self._trials[theirs.config["number"] - 1]
+        one: Trial = self._trials[theirs.config["number"] - 1]
+        return one
 
     def _note(self, theirs: Any, **changes: Any) -> Trial:
         one = self._of(theirs)
@@ -174,7 +174,7 @@ def run(
     with _ray(plan, resources, address):
         tuner = tune.Tuner(
             tune.with_resources(partial(_train, plan), {"cpu": resources.cpus, "gpu": resources.gpus}),
-            tune_config=tune.TuneConfig(search_alg=search, scheduler=scheduler, num_samples=todo),
+            tune_config=tune.TuneConfig(search_alg=search, scheduler=scheduler, num_samples=todo, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=SCRATCH,
                 storage_path=str(plan.folder),
@@ -197,11 +197,16 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
     variables = {key: value for key, value in os.environ.items() if key.startswith(MINE)}
     variables |= QUIET | {
         "PYTHONPATH": str(plan.project / "src"),
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # for a trial to end its run before its worker gets another
         "MLFLOW_TRACKING_URI": store.address(),
         "TF_NUM_INTRAOP_THREADS": str(resources.cpus),
         "TF_NUM_INTEROP_THREADS": str(resources.cpus),
     }
-    own = {} if address else {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    own: dict[str, Any] = {}
+    if not address:
+        own = {"include_dashboard": False, "object_store_memory": 100 * 2**20, "_node_ip_address": "127.0.0.1"}
+        # Or else it would listen to the network: Ray takes loopback for a slip, but where it runs no clusters.
+        ray_constants.ENABLE_RAY_CLUSTER = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         ray.init(
@@ -211,7 +216,7 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
             logging_level=logging.CRITICAL,
             **own,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         said = str(error).strip().splitlines()[0]
         raise WorkflowError(f"no Ray cluster can be used at {address or 'this machine'} ({said}).") from error
     try:

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler
@@ -45,12 +47,12 @@ def distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
 
 def tidy(sweep: Sweep, suggested: dict[str, Any]) -> dict[str, Any]:
     """What Optuna suggests, with three digits: as many as a person would write down."""
-    return {
-        key: min(max(float(f"{value:.3g}"), sweep.space[key].low), sweep.space[key].high)
-        if isinstance(value, float) and sweep.space[key].values is None
-        else value
-        for key, value in suggested.items()
-    }
+    settings = dict(suggested)
+    for key, span in sweep.space.items():
+        if span.values is None and isinstance(settings[key], float):
+            low, high = span.ends(key)
+            settings[key] = min(max(float(f"{settings[key]:.3g}"), low), high)
+    return settings
 
 
 def scheduler(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> ASHAScheduler | None:
@@ -96,6 +98,7 @@ def main(file: Path, arrays: Path, address: str) -> None:
 
 def search(sweep: Sweep, plan: Plan, trials: list[Trial], todo: int, address: str) -> None:
     """Run the trials that are missing; those that failed before are missing too."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = TPESampler(seed=sweep.seed + len(trials), n_startup_trials=min(10, 1 + sweep.trials // 3))
     mode = "min" if sweep.objective == "val_loss" else "max"
     ask = OptunaSearch(distributions(sweep), metric="value", mode=mode, sampler=sampler)
@@ -158,6 +161,13 @@ def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
             table.writerow([one.number, one.status, one.epoch, value, *(one.settings[key] for key in sweep.space)])
 
 
+def set_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 STYLES: dict[str, dict[str, Any]] = {
     "finished": {"color": "tab:blue", "label": "trained to its end"},
     "stopped": {"facecolors": "none", "edgecolors": "tab:grey", "label": "stopped early"},
@@ -168,9 +178,9 @@ STYLES: dict[str, dict[str, Any]] = {
 def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
     """The objective of each trial in their order, and over each of the settings; a ring around the best."""
     panels = ["trial", *sweep.space]
-    columns = min(len(panels), 3)
+    columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.4 * columns, 3 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(3 * columns, 2.9 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     shown = [one for one in trials if one.value is not None and one.status in STYLES]
     best = board.best(plan, trials)
@@ -193,8 +203,10 @@ def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel != "trial" and sweep.space[panel].log:
             ax.set_xscale("log")
+            set_ticks(ax.xaxis)
         if sweep.objective == "val_loss":
             ax.set_yscale("log")
+            set_ticks(ax.yaxis)
         ax.set_xlabel(panel)
         ax.grid(alpha=0.4)
     for ax in axes[len(panels) :]:
