@@ -202,11 +202,11 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
         "TF_NUM_INTRAOP_THREADS": str(resources.cpus),
         "TF_NUM_INTEROP_THREADS": str(resources.cpus),
     }
+    # Or else Ray takes this machine for one in a network, looks for itself there, and listens to it.
+    ray_constants.ENABLE_RAY_CLUSTER = bool(address) and not str(address).startswith(("127.", "localhost"))
     own: dict[str, Any] = {}
     if not address:
         own = {"include_dashboard": False, "object_store_memory": 100 * 2**20, "_node_ip_address": "127.0.0.1"}
-        # Or else it would listen to the network: Ray takes loopback for a slip, but where it runs no clusters.
-        ray_constants.ENABLE_RAY_CLUSTER = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         ray.init(
