@@ -7,6 +7,7 @@ validation images; this only reports. Times are not among its figures: what runs
 
 import argparse
 import csv
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -135,7 +136,8 @@ if __name__ == "__main__":
     parser.add_argument("count")
     parser.add_argument("--name", help="of the study; the model's unless given")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
-    parser.add_argument("--cpus", default="1", help="cores a training (1)")
+    # As many threads as a training has that is alone: with fewer, its last bits may differ.
+    parser.add_argument("--cpus", default=str(os.cpu_count()), help="cores a training; all of a machine's unless given")
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; without one, this machine")
     given = parser.parse_args()
     words = (given.model, given.count, given.name or given.model, " ".join(given.set), given.cpus, given.address)
