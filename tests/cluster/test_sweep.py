@@ -39,7 +39,7 @@ SWEEP = {
 def project(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """A clone with a tiny data set, without a test set."""
     project = new_project(tmp_path_factory.mktemp("with space") / "project")
-    project.set(models__compact__epochs=EPOCHS)
+    project.set(models__compact__epochs=EPOCHS, models__compact__patience=EPOCHS)
     project.dvc("repro", "preprocess")
     return project
 
@@ -270,7 +270,7 @@ def test_a_trial_that_raises_and_one_that_diverges_are_named_and_the_others_go_o
     loop = (code / "training.py").read_text()
     broken = '    if settings.shift == 2:\n        raise ValueError("a bug")\n    make_reproducible(settings.seed)\n'
     (code / "training.py").write_text(loop.replace("    make_reproducible(settings.seed)\n", broken, 1))
-    project.set(models__compact__epochs=EPOCHS)
+    project.set(models__compact__epochs=EPOCHS, models__compact__patience=EPOCHS)
     project.dvc("repro", "preprocess")
     space = {"learning_rate": {"values": [0.006, 1e30]}, "shift": {"values": [1, 2]}}
     search = Search(project, "broken", trials=8, space=space, retries=1)
