@@ -152,6 +152,10 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 cluster: .venv/cluster ## set up what outgrows one machine too: sweeps, a team's record, a shared cache
 	@echo 'Next: docs/cluster.md'
 
+.PHONY: server
+server: .venv/cluster ## a team's record: MLflow with PostgreSQL behind it, on http://127.0.0.1:5000, kept in server/
+	@.venv/bin/python cluster/server.py server $(or $(PORT),5000) $(or $(DATABASE_PORT),5433)
+
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
 	rm -rf data models evaluation inside ci sweep dvc_plots report.html .mypy_cache .pytest_cache .ruff_cache

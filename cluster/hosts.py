@@ -1,0 +1,193 @@
+"""One training on several hosts: `python cluster/hosts.py MODEL OUTPUT`, which starts two processes on this one.
+
+On hosts of their own, run the same command on each, in clones with the same data, with Keras' own variables:
+
+    KERAS_DISTRIBUTION_JOB_ADDRESSES    where process 0 is to listen, such as 10.0.0.1:7000; the same everywhere
+    KERAS_DISTRIBUTION_NUM_PROCESSES    how many there are (also of those that are started on this host)
+    KERAS_DISTRIBUTION_PROCESS_ID       which one this is, from 0
+
+Each process holds the whole network and its share of the images, and so of each batch; gradients, batch statistics and
+losses are those of the whole batch (Keras' DataParallel, on JAX). Process 0 alone writes: what the train stage would
+write, into OUTPUT, the record in MLflow, and a state after each epoch, which it hands to all when the training goes on.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnistflow import cli, figures, history, params, splits
+from mnistflow.history import Epoch
+from mnistflow.splits import Split
+from mnistflow.workspace import WorkflowError, unfinished, write_json, write_text
+
+ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+ARRAYS = Path("data/arrays")
+AGAIN = "the same command goes on after the last finished epoch"
+
+
+def main(name: str, output: Path) -> None:
+    """Be one of the processes, or start them all."""
+    if name not in (known := params.load().models):
+        raise WorkflowError(f"there is no model {name!r}; {', '.join(known)} are known.")
+    if ID in os.environ:
+        take_part(name, output)
+    else:
+        start(name, output)
+
+
+def start(name: str, output: Path) -> None:
+    """Run all processes here, on loopback. When one is lost, the others end too."""
+    count = os.environ.get(COUNT, "2")
+    if not count.isdecimal() or int(count) < 1:
+        raise WorkflowError(f"{COUNT} is {count!r}; a number of processes is expected.")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # JAX would have process 0 listen on all of this machine's addresses.
+    own = os.environ | {ADDRESSES: address, COUNT: count, "JAX_COORDINATOR_BIND_ADDRESS": address}
+    command = [sys.executable, __file__, name, str(output)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    processes = [
+        # Each in a session of its own: Ctrl-C is for this one, which hands it on.
+        subprocess.Popen(command, env=own | {ID: str(place)}, start_new_session=True)
+        for place in range(int(count))
+    ]
+    try:
+        while any(process.poll() is None for process in processes):
+            for place, process in enumerate(processes):
+                if process.poll():
+                    how = f"signal {-process.returncode}" if process.returncode < 0 else "what it says is above"
+                    raise WorkflowError(f"process {place} of {count} was lost ({how}); {AGAIN}.")
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        raise WorkflowError(f"interrupted; {AGAIN}.") from None
+    finally:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)  # for process 0 to say in the record what became of the training
+            process.kill()
+            process.wait()
+
+
+def take_part(name: str, output: Path) -> None:
+    """Be one of the processes."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import jax
+
+    from mnistflow import training
+    from mnistflow.backend import keras
+
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    place, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
+    chosen = params.load().models[name]
+    if chosen.batch_size % devices:
+        raise WorkflowError(f"models.{name}.batch_size is {chosen.batch_size}, no multiple of the {devices} devices.")
+    data = [splits.sha256(ARRAYS / part) for part in ("training", "validation")]
+    fingerprint = training.fingerprint(name, chosen, *data, f"{count} processes")
+    if of_first(fingerprint.encode()) != fingerprint.encode():
+        raise WorkflowError("parameters, code, versions or images here are not those of process 0.")
+    mine = chosen.model_copy(update={"batch_size": chosen.batch_size // count})
+    images = [share(splits.load(ARRAYS / part), place, count) for part in ("training", "validation")]
+
+    def train(state: Path, on_epoch: Callable[[Sequence[Epoch], float], None]) -> tuple[Any, Any]:
+        trained = training.train(name, mine, *images, received(state), lambda _: None, on_epoch)
+        keras.distribution.set_distribution(None)  # from here on, process 0 computes alone
+        return trained
+
+    try:
+        if place == 0:
+            lead(name, output, fingerprint, count, train)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                train(Path(folder, "state.npz"), lambda *_: None)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if "Gloo" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise WorkflowError(f"process {place} of {count} lost touch with another ({reason}); {AGAIN}.") from error
+
+
+def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[..., tuple[Any, Any]]) -> None:
+    """Be process 0: do with the training what the train stage does."""
+    from mnistflow import models, record
+
+    settings = params.load()
+    example = splits.load(ARRAYS / "validation")
+    details: dict[str, Any] = {
+        "model": name,
+        "settings": settings.models[name].model_dump(exclude_none=True),
+        "dataset": settings.fetch.dataset,
+        "validation": settings.split.validation,
+        "selected_on": "test" if settings.split.validation == "test" else "validation",
+        "training_images": len(splits.load(ARRAYS / "training").labels),
+        "training_sha256": splits.sha256(ARRAYS / "training"),
+        "processes": count,
+    }
+    print(f"{name} on {count} processes, {details['training_images']:,} images; loss (accuracy):", flush=True)
+    with unfinished(f"{name}-{fingerprint}") as folder, record.training(folder / "journal.json", details) as recorder:
+
+        def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+            row = rows[-1]
+            print(
+                f"epoch {row.epoch:2}  loss {row.loss:.4f} ({row.accuracy:.2%})  "
+                f"validation loss {row.val_loss:.4f} ({row.val_accuracy:.2%})  {seconds:5.1f} s",
+                flush=True,
+            )
+            recorder.epochs(rows, seconds)
+
+        model, progress = train(folder / "state.npz", on_epoch)
+        details |= {"epochs": len(progress.history), "best_epoch": history.best(progress.history).epoch}
+        details["parameters"] = model.count_params()
+        models.save(output / "model.keras", model)
+        history.write(output / "history.csv", progress.history)
+        write_text(output / "summary.txt", models.summary(model))
+        write_json(output / "training.json", details)
+        figures.save(output / "loss.png", figures.loss_curve(progress.history))
+        recorder.outputs(output, example, progress.seconds)
+        shutil.rmtree(folder)  # there is nothing left to go on with
+    print(f"The model, its history and figures are in {output}.   Next: make ui")
+
+
+def share(split: Split, place: int, count: int) -> Split:
+    """Every `count`th image from `place` on; as many for each process, so that all take the same number of steps."""
+    size = len(split.labels) // count
+    return Split(*(array[place::count][:size] for array in split))
+
+
+def received(state: Path) -> Path:
+    """Put what process 0 has in the file `state` there in every process; nothing where it has nothing."""
+    if content := of_first(state.read_bytes() if state.is_file() else b""):
+        state.write_bytes(content)
+    return state
+
+
+def of_first(content: bytes) -> bytes:
+    """What process 0 calls this with, in every process; all call it at the same point."""
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    size = int(broadcast_one_to_all(np.int32(len(content))))
+    padded = np.frombuffer(content[:size].ljust(size, b"\0"), np.uint8)
+    return bytes(broadcast_one_to_all(padded)) if size else b""
+
+
+if __name__ == "__main__":
+    try:
+        cli.run(main)
+    except SystemExit as end:
+        if ID in os.environ:  # at its end, JAX would wait for the others, who wait for this one
+            sys.stdout.flush()
+            os._exit(int(end.code or 0))
+        raise
