@@ -122,11 +122,13 @@ def _choose_experiment() -> None:
         file = _sqlite_file()
         beside = (file.parent if file else root()) / "mlruns"
         artifacts = None if address().startswith("http") else beside.as_uri()
+        # The tag opens the experiment in the UI's view for trained models rather than that for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development", pages.VIEW: pages.view()}
         with suppress(MlflowException):  # somebody else has just made it
-            # The tag opens the experiment in the UI's view for trained models rather than that for language models.
-            mlflow.create_experiment(EXPERIMENT, artifacts, {"mlflow.experimentKind": "custom_model_development"})
+            mlflow.create_experiment(EXPERIMENT, artifacts, tags)
     if pages.VIEW not in mlflow.set_experiment(EXPERIMENT).tags:
-        mlflow.set_experiment_tag(pages.VIEW, pages.view())
+        with suppress(MlflowException):  # somebody else has just set it
+            mlflow.set_experiment_tag(pages.VIEW, pages.view())
 
 
 def _sqlite_file() -> Path | None:
