@@ -169,7 +169,8 @@ def share(split: Split, place: int, count: int) -> Split:
 
 def received(state: Path) -> Path:
     """Put what process 0 has in the file `state` there in every process; nothing where it has nothing."""
-    if content := of_first(state.read_bytes() if state.is_file() else b""):
+    content = of_first(state.read_bytes() if state.is_file() else b"")
+    if content and not state.is_file():
         state.write_bytes(content)
     return state
 
