@@ -63,10 +63,10 @@ def start(name: str, output: Path) -> None:
         for place in range(int(count))
     ]
     try:
-        while any(process.poll() is None for process in processes):
-            for place, process in enumerate(processes):
-                if process.poll():
-                    how = f"signal {-process.returncode}" if process.returncode < 0 else "what it says is above"
+        while None in (ends := [process.poll() for process in processes]) or any(ends):
+            for place, end in enumerate(ends):
+                if end:
+                    how = f"signal {-end}" if end < 0 else "what it says is above"
                     raise WorkflowError(f"process {place} of {count} was lost ({how}); {AGAIN}.")
             time.sleep(0.1)
     except KeyboardInterrupt:

@@ -47,7 +47,7 @@ def _without_noise() -> Iterator[None]:
 with _without_noise():
     import keras
 
-__all__ = ["compile_options", "keras", "make_reproducible"]
+__all__ = ["compile_options", "keras", "make_reproducible", "pipeline_workers"]
 
 
 def make_reproducible(seed: int) -> None:
@@ -66,3 +66,13 @@ def compile_options() -> dict[str, Any]:
         # XLA's convolutions are slower than oneDNN's on a processor.
         return {"jit_compile": False, "steps_per_execution": 10}
     return {"jit_compile": "auto"}
+
+
+def pipeline_workers() -> int:
+    """How many threads should make the batches of a `PyDataset`; their order is the same with any number.
+
+    With one, TensorFlow tunes the pipeline while it runs, and waits at an epoch's end until the tuner's current period
+    is over. Those double, up to a minute: an epoch of 22 seconds took 41. With more than one, Keras on JAX loses the
+    batch from which it learns the shapes.
+    """
+    return 2 if keras.backend.backend() == "tensorflow" else 1

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnistflow import backend, models, splits
-from mnistflow.backend import compile_options, keras, make_reproducible
+from mnistflow.backend import compile_options, keras, make_reproducible, pipeline_workers
 from mnistflow.datasets import SIZE, Images
 from mnistflow.history import Epoch, best
 from mnistflow.params import ModelParams
@@ -43,9 +43,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
-        # With one worker, TensorFlow tunes the pipeline while it runs, and waits at an epoch's end until the tuner's
-        # current period is over. Those double, up to a minute: an epoch of 22 seconds took 41.
-        super().__init__(workers=2)
+        super().__init__(workers=pipeline_workers())
         self._split = split
         self._settings = settings
         self._epoch = epoch
