@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -146,7 +147,7 @@ def cause(theirs: Any) -> str:
     """What a trial of Tune's failed of last, in a line: what Ray says of a lost worker, or what ends a traceback."""
     said = Path(theirs.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2]
     _, first, *others = said.strip().splitlines()
-    return (others[-1] if others and first.startswith("ray::") else first)[:300]
+    return (others[-1] if others and "ray::" in first else first)[:300]
 
 
 def _train(plan: Plan, config: dict[str, Any]) -> None:
@@ -205,7 +206,9 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
     # Or else Ray takes this machine for one in a network, looks for itself there, and listens to it.
     ray_constants.ENABLE_RAY_CLUSTER = bool(address) and not str(address).startswith(("127.", "localhost"))
     own: dict[str, Any] = {}
-    if not address:
+    if address:
+        _check_answers(address)
+    else:
         own = {"include_dashboard": False, "object_store_memory": 100 * 2**20, "_node_ip_address": "127.0.0.1"}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
@@ -224,6 +227,19 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Make sure that something listens at HOST:PORT: Ray would try for many minutes.
+
+    Raises:
+        WorkflowError: nothing does, or it is no such address.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise WorkflowError(f"no Ray cluster can be used at {address} ({error}); HOST:PORT is expected.") from error
 
 
 def _check(resources: Resources) -> None:

@@ -87,8 +87,8 @@ def settle(plan: Plan, trials: Sequence[Trial]) -> None:
             trial = by_number.get(run.data.tags["trial"])
             if trial is None:
                 continue
-            if run.info.status == "RUNNING":
-                ended = "FINISHED" if trial.status in OVER else "FAILED" if trial.status == "failed" else "KILLED"
+            ended = "FINISHED" if trial.status in OVER else "FAILED" if trial.status == "failed" else "KILLED"
+            if run.info.status in ("RUNNING", "KILLED") and run.info.status != ended:
                 store.client().set_terminated(run.info.run_id, ended)
             if run.data.tags.get("outcome") != trial.status:
                 store.client().set_tag(run.info.run_id, "outcome", trial.status)

@@ -6,7 +6,8 @@ in MLflow: state and journal lie in a folder that all machines see.
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def run(plan: Plan, number: int, changes: Mapping[str, Any], report: Callable[[d
 
         try:
             rows = _train(plan, number, base.model_copy(update={"seed": base.seed + place}), changes, on_epoch)
+        except KeyboardInterrupt:
+            raise SystemExit from None
         except Diverged as error:
             said = {"value": WORST[plan.objective], "failure": str(error)}
             break
@@ -153,13 +156,18 @@ def _train(
             }
             attempt = f"{plan.name}-{number}-{settings.seed}"
             Journal(details, tracking.with_context(tags), attempt).write(path)
-        with record.training(path, details) as recorder:
-            try:
-                _, progress = training.train(model, settings, train, validation, state, lambda done: None, log)
-                return progress.history
-            except SystemExit:  # the trial is given up: an end of this training's run, and no failure
-                pass
-    raise SystemExit
+        with record.training(path, details) as recorder, _interrupting():
+            _, progress = training.train(model, settings, train, validation, state, lambda done: None, log)
+            return progress.history
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """Tell the record of an interruption where Tune ends a trial: plans.py knows whether that was its end."""
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
 
 
 def _scored(rows: Sequence[Epoch]) -> Scored:

@@ -19,7 +19,8 @@ from conftest import Project, kill, runs, steps, wait_for
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from mnistflow import params, splits, training
+from mnistflow import splits, training
+from mnistflow.params import ModelParams
 
 pytest.importorskip("ray", reason="searches run on Ray: make cluster installs it")
 pytest.importorskip("optuna", reason="searches ask Optuna: make cluster installs it")
@@ -312,7 +313,7 @@ def test_a_seed_study_measures_what_one_training_after_the_other_gives(project: 
     with (project.folder / "bench/results/seeds-compact.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["seed"] for row in rows] == ["1", "2", "3"]
-    settings = params.load(project.folder / "params.yaml").models["compact"].model_copy(update={"seed": 2, "epochs": 2})
+    settings = ModelParams(**{**project.params()["models"]["compact"], "seed": 2, "epochs": 2})
     sets = [splits.load(project.folder / "data/arrays" / part) for part in ("training", "validation", "test")]
     model, progress = training.train(
         "compact", settings, *sets[:2], project.folder / "alone.npz", lambda done: None, lambda rows, seconds: None
