@@ -41,7 +41,7 @@ def bucket() -> Iterator[str]:
 
 def share(first: Project, folder: Path, **environment: str) -> None:
     """Commit the remote, push from the first clone, and make sure that a second one has it all and trains nothing."""
-    first.run("git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-qam", "a shared cache")
+    first.commit("a shared cache", ".dvc/config")
     assert is_clean(first)
     assert "pushed" in first.dvc("push", **environment)
     assert "Everything is up to date" in first.dvc("push", **environment)
