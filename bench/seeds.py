@@ -18,10 +18,11 @@ from ruamel.yaml import YAML
 from run import HERE, machine, write_csv
 from scipy import stats
 
-from mnistflow import cli, engine, figures, params, plans, splits, training, trial
-from mnistflow.board import Board
-from mnistflow.space import Resources
-from mnistflow.trial import OVER, Plan, Trial
+from mnistflow import cli, figures, params, splits, training
+from mnistflow.sweep import engine, plans, trial
+from mnistflow.sweep.board import Board
+from mnistflow.sweep.space import Resources
+from mnistflow.sweep.trial import OVER, Plan, Trial
 from mnistflow.workspace import WorkflowError
 
 RESULTS = HERE / "results"

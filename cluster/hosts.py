@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from mnistflow import cli, figures, history, params, splits
+from mnistflow import cli, params, splits
 from mnistflow.history import Epoch
 from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, unfinished, write_json, write_text
+from mnistflow.workspace import WorkflowError, unfinished
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 ARRAYS = Path("data/arrays")
@@ -122,41 +122,21 @@ def take_part(name: str, output: Path) -> None:
 
 def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[..., tuple[Any, Any]]) -> None:
     """Be process 0: do with the training what the train stage does."""
-    from mnistflow import models, record
+    from mnistflow import outputs, record
 
     settings = params.load()
-    example = splits.load(ARRAYS / "validation")
-    details: dict[str, Any] = {
-        "model": name,
-        "settings": settings.models[name].model_dump(exclude_none=True),
-        "dataset": settings.fetch.dataset,
-        "validation": settings.split.validation,
-        "selected_on": "test" if settings.split.validation == "test" else "validation",
-        "training_images": len(splits.load(ARRAYS / "training").labels),
-        "training_sha256": splits.sha256(ARRAYS / "training"),
-        "processes": count,
-    }
+    chosen, dataset, validation = settings.models[name], settings.fetch.dataset, settings.split.validation
+    details = outputs.details(name, chosen, dataset, validation, ARRAYS / "training") | {"processes": count}
     print(f"{name} on {count} processes, {details['training_images']:,} images; loss (accuracy):", flush=True)
     with unfinished(f"{name}-{fingerprint}") as folder, record.training(folder / "journal.json", details) as recorder:
 
         def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
-            row = rows[-1]
-            print(
-                f"epoch {row.epoch:2}  loss {row.loss:.4f} ({row.accuracy:.2%})  "
-                f"validation loss {row.val_loss:.4f} ({row.val_accuracy:.2%})  {seconds:5.1f} s",
-                flush=True,
-            )
+            print(outputs.line(rows, seconds), flush=True)
             recorder.epochs(rows, seconds)
 
         model, progress = train(folder / "state.npz", on_epoch)
-        details |= {"epochs": len(progress.history), "best_epoch": history.best(progress.history).epoch}
-        details["parameters"] = model.count_params()
-        models.save(output / "model.keras", model)
-        history.write(output / "history.csv", progress.history)
-        write_text(output / "summary.txt", models.summary(model))
-        write_json(output / "training.json", details)
-        figures.save(output / "loss.png", figures.loss_curve(progress.history))
-        recorder.outputs(output, example, progress.seconds)
+        outputs.write(output, details, model, progress)
+        recorder.outputs(output, splits.load(ARRAYS / "validation"), progress.seconds)
         shutil.rmtree(folder)  # there is nothing left to go on with
     print(f"The model, its history and figures are in {output}.   Next: make ui")
 

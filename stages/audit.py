@@ -1,12 +1,14 @@
 """Ask whose mistakes the models' errors are: the labels' that people dispute, all models' alike, or one model's own."""
 
 from pathlib import Path
+from typing import get_args
 
 from mnistflow import audit, cli, evaluation, figures, params
 from mnistflow.datasets import DATASETS
+from mnistflow.params import ModelName
 from mnistflow.workspace import write_json
 
-MODELS = ("dense", "cnn", "compact")
+MODELS = get_args(ModelName)
 
 
 def main(evaluated: Path, result: Path, sheet: Path) -> None:

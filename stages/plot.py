@@ -1,10 +1,12 @@
 """Draw all models side by side: loss curves, confusion matrices, and the images that the CNN got wrong."""
 
 from pathlib import Path
+from typing import get_args
 
 from mnistflow import cli, evaluation, figures, history
+from mnistflow.params import ModelName
 
-MODELS = ("dense", "cnn", "compact")
+MODELS = get_args(ModelName)
 
 
 def main(trained: Path, evaluated: Path, plots: Path) -> None:

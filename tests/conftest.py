@@ -290,6 +290,13 @@ def repro(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path]
     return project
 
 
+def answers(address: str) -> bool:
+    """Whether a server answers a request with success."""
+    with suppress(OSError), urllib.request.urlopen(address, timeout=5):
+        return True
+    return False
+
+
 @contextmanager
 def serving(project: Project, health: str, *command: str) -> Iterator[str]:
     """Run a server in the project, on loopback and a free port, until the block ends; yields its address.
@@ -313,9 +320,7 @@ def serving(project: Project, health: str, *command: str) -> Iterator[str]:
         )
     try:
         until = time.monotonic() + 120
-        while True:
-            with suppress(OSError), urllib.request.urlopen(address + health, timeout=5):
-                break
+        while not answers(address + health):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import requests
-from conftest import COMPACT_EPOCHS, Project, kill, runs, steps, wait_for
+from conftest import COMPACT_EPOCHS, Project, answers, kill, runs, steps, wait_for
 
 from mnistflow import journal, record, store
 from mnistflow.workspace import WorkflowError
@@ -106,15 +105,8 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [*command, *stores], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
-
-    def answers() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
     try:
-        wait_for(answers, process)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), process)
         yield process
     finally:
         if process.poll() is None:

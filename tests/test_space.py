@@ -8,8 +8,9 @@ import pytest
 from conftest import HERE
 from ruamel.yaml import YAML
 
-from mnistflow import params, space
+from mnistflow import params
 from mnistflow.params import Params
+from mnistflow.sweep import space
 from mnistflow.workspace import WorkflowError
 
 VALUES = YAML(typ="safe", pure=True).load(HERE / "sweep.yaml")

@@ -163,6 +163,15 @@ def test_a_second_run_runs_nothing(repro: Project, mirror: Mirror) -> None:
     assert is_clean(repro)
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="sees by /proc how far the imports are")
+def test_ctrl_c_while_a_stage_imports_is_one_line(repro: Project) -> None:
+    process = repro.start("python", "stages/train.py", "dense", "nowhere", "nowhere", "nowhere", PYTHONPATH="src")
+    wait_for(lambda: "tensorflow" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert said == "error: interrupted; run `dvc repro` to go on.\n"
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_training_goes_on_and_ends_in_the_same_bytes(
     repro: Project, store: mlflow.MlflowClient, how: signal.Signals

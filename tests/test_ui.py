@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 import mlflow
 import pytest
-import requests
-from conftest import Project, serving, wait_for
+from conftest import Project, answers, serving, wait_for
 
 from mnistflow import evaluation, pages, registry, store
 from mnistflow.workspace import md5
@@ -164,14 +163,7 @@ def test_it_is_shown_on_this_machine_s_port_or_where_its_server_is(repro: Projec
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     process = repro.start("python", "-m", "mnistflow.ui", port, PYTHONPATH="src")
-
-    def answers() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
-    wait_for(answers, process)
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), process)
     os.killpg(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert f"\nhttp://127.0.0.1:{port}/#/experiments/1/runs?" in said

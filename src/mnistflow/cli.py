@@ -4,6 +4,7 @@ import errno
 import inspect
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from mnistflow.workspace import WorkflowError
@@ -31,9 +32,24 @@ def run(main: Callable[..., None]) -> None:
             raise
         sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror}; make room or permit writing, then run again."))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; run `dvc repro` to go on.", status=130))
+        sys.exit(_interrupted())
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; run `dvc repro` to go on.", status=130)
 
 
 def _fail(message: str, status: int = 1) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _interrupted()
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# For Ctrl-C before `run` is called, in the seconds in which a stage imports TensorFlow.
+sys.excepthook = _hook

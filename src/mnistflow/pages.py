@@ -12,6 +12,9 @@ from mnistflow.provenance import COMMIT, EXPERIMENT
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown
 FAILURE = "failure"  # the tag that says what a training failed of
 
+# The description of a run that no longer holds what was logged to it.
+DAMAGED = "Damaged: the settings and figures below are not those that were logged. Do not rely on them."
+
 # The tag of an experiment that holds a view of its table: one of the menu Views, and ?viewStateShareKey=results.
 VIEW = "mlflow.sharedViewState.results"
 COLUMNS = (

@@ -176,7 +176,7 @@ def main(trained: Path, evaluated: Path, metrics: Path, example: Path) -> None:
             raise
         print(f"not recorded yet: {error}")
         return
-    complaints = hand_over()
+    complaints = [*tracking.set_aside_damaged(), *hand_over()]
     for folder in sorted(path.parent for path in trained.glob("*/model.keras")):
         name = folder.name
         if (evaluated / name / "report.json").is_file() and (metrics / f"{name}.json").is_file():

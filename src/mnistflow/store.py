@@ -1,7 +1,7 @@
 """The MLflow store: which one, whether it can be used, and one sentence when it can't.
 
-The only module that imports mlflow, but for tracking.py, which knows what is in a run, and serving.py, which MLflow
-stores with each model.
+The only module that imports mlflow, but for tracking.py and seal.py, which know what is in a run, and serving.py, which
+MLflow stores with each model.
 """
 
 import logging
@@ -50,7 +50,7 @@ def connect() -> None:
         logging.getLogger(name).setLevel(level)  # what the store says of its errors, `answering` says in a sentence
     mlflow.set_tracking_uri(address())
     with answering(), alone():
-        file = _sqlite_file()
+        file = sqlite_file()
         if file and file.is_file():
             _check(file)
         elif file:
@@ -119,7 +119,7 @@ def address() -> str:
 def _choose_experiment() -> None:
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         # A server keeps artifacts where it likes; those of a bare database would land in the current folder.
-        file = _sqlite_file()
+        file = sqlite_file()
         beside = (file.parent if file else root()) / "mlruns"
         artifacts = None if address().startswith("http") else beside.as_uri()
         # The tag opens the experiment in the UI's view for trained models rather than that for language models.
@@ -131,7 +131,7 @@ def _choose_experiment() -> None:
             mlflow.set_experiment_tag(pages.VIEW, pages.view())
 
 
-def _sqlite_file() -> Path | None:
+def sqlite_file() -> Path | None:
     """The file of a store in SQLite; None for others."""
     scheme, found, path = address().partition("sqlite:///")
     return Path(path) if found and not scheme else None
@@ -165,7 +165,7 @@ def _check(file: Path) -> None:
 
 def alone() -> AbstractContextManager[Any]:
     """Keep others out of an SQLite store while its tables are made: two that start at once would both make them."""
-    path = _sqlite_file()
+    path = sqlite_file()
     return FileLock(f"{path}.lock") if path else nullcontext()
 
 

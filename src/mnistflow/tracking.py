@@ -24,7 +24,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
-from mnistflow import evaluation, figures, history, pages, provenance
+from mnistflow import evaluation, figures, history, pages, provenance, seal
 from mnistflow.datasets import CLASSES, SIZE
 from mnistflow.journal import Journal, now
 from mnistflow.splits import Split
@@ -32,6 +32,7 @@ from mnistflow.workspace import WorkflowError, md5, read_json
 
 MODEL_MD5 = "model_md5"  # the tag by which a run is found when its training is over
 ATTEMPT = "attempt"  # the tag by which it is found before
+DAMAGED = "damaged"  # the tag of a run that no longer holds what was logged to it
 OF_TRAINING = {"parameters", "best_epoch", "selected_on"}  # in a model's metrics file for the reader's sake
 
 
@@ -42,8 +43,10 @@ def begin(training: Journal) -> None:
         if begun is None:
             tags = {**training.tags, ATTEMPT: training.attempt}
             begun = client().create_run(experiment(), training.begun, tags, _name(training))
-        elif pages.FAILURE in begun.data.tags:
-            client().delete_tag(begun.info.run_id, pages.FAILURE)
+        else:
+            seal.lift(begun)
+            if pages.FAILURE in begun.data.tags:
+                client().delete_tag(begun.info.run_id, pages.FAILURE)
         mlflow.start_run(run_id=begun.info.run_id)
         details = training.details
         mlflow.log_params({**details["settings"], "dataset": details["dataset"], "validation": details["validation"]})
@@ -90,9 +93,12 @@ def log_training(training: Journal, folder: Path, example: Split) -> None:
 def end(training: Journal) -> None:
     """Mark the active run, if there is one, as what became of its training, and why if it failed."""
     with answering():
-        if training.failure and mlflow.active_run() is not None:
-            mlflow.set_tag(pages.FAILURE, training.failure)
-            _describe(training.details)
+        if mlflow.active_run() is not None:
+            if training.failure:
+                mlflow.set_tag(pages.FAILURE, training.failure)
+                _describe(training.details)
+            if training.status == "FINISHED":
+                seal.put(_active())
         mlflow.end_run(training.status)
 
 
@@ -309,13 +315,18 @@ def log_evaluation(
     with answering():
         values = {**read_json(metrics), **(extra or {})}
         for place, run in enumerate(_runs_of(model_md5) or [_restore(trained, example)]):
-            if "test_accuracy" not in run.data.metrics or (extra and place == 0):
+            if seal.is_broken(run):
+                print(f"{_called(run)}; `make record` writes it anew")
+            elif "test_accuracy" not in run.data.metrics or (extra and place == 0):
                 _log_evaluation(run, evaluated, values, read_json(trained / "training.json"))
+            elif seal.SEAL not in run.data.tags:  # a crash came before it
+                seal.put(run.info.run_id)
 
 
 def _log_evaluation(run: Run, evaluated: Path, values: Mapping[str, Any], details: Mapping[str, Any]) -> None:
     """Through a client: the run is over and stays so, its duration that of its training."""
     run_id, name, said = run.info.run_id, run.data.tags["model"], evaluation.read(evaluated)
+    seal.lift(run)
     client().log_artifacts(run_id, str(evaluated), "evaluation")
     confusion = figures.confusion({name: evaluation.confusion_matrix(said.labels, said.predictions)}, said.classes)
     client().log_figure(run_id, confusion, "evaluation/confusion.png")
@@ -327,6 +338,31 @@ def _log_evaluation(run: Run, evaluated: Path, values: Mapping[str, Any], detail
     of_test = {f"test_{key}": values[key] for key in sorted(values.keys() - OF_TRAINING)}
     new = {key: value for key, value in of_test.items() if value != run.data.metrics.get(key)}
     client().log_batch(run_id, [Metric(key, value, now(), 0, model_id) for key, value in new.items()])
+    seal.put(run_id)
+
+
+def set_aside_damaged() -> list[str]:
+    """Take those runs out of use whose settings or figures are no longer what was logged; returns a sentence for each.
+
+    They keep what they hold, and are tagged `damaged`. Where a run's model is at hand, `log_evaluation` writes another.
+    """
+    said = []
+    with answering():
+        for run in seal.broken():
+            run_id, tags = run.info.run_id, run.data.tags
+            client().set_tag(run_id, DAMAGED, "its settings or figures are no longer those that were logged")
+            client().set_tag(
+                run_id, pages.DESCRIPTION, "Damaged: its settings or figures are not those that were logged."
+            )
+            for key in {MODEL_MD5, ATTEMPT, seal.SEAL} & tags.keys():
+                client().delete_tag(run_id, key)
+            said.append(f"{_called(run)}; it is tagged `{DAMAGED}` now")
+    return said
+
+
+def _called(run: Run) -> str:
+    info = run.info
+    return f"MLflow's run {info.run_id} ({info.run_name}) no longer holds the settings and figures that were logged"
 
 
 def name_runs(models: Iterable[str], name: str) -> None:

@@ -150,7 +150,7 @@ def _train(
         if not path.is_file():
             tags = provenance.tags(model) | {
                 "mlflow.parentRunId": plan.parent,
-                "mlflow.source.name": "src/mnistflow/trial.py",
+                "mlflow.source.name": "src/mnistflow/sweep",
                 "trial": str(number),
                 "overrides": overrides(model, {**changes, "seed": settings.seed}),
             }

@@ -22,10 +22,11 @@ from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from mnistflow import board, cli, engine, figures, params, plans, space, trial
-from mnistflow.board import Board
-from mnistflow.space import Sweep
-from mnistflow.trial import OVER, Plan, Trial
+from mnistflow import cli, figures, params
+from mnistflow.sweep import board, engine, plans, space, trial
+from mnistflow.sweep.board import Board
+from mnistflow.sweep.space import Sweep
+from mnistflow.sweep.trial import OVER, Plan, Trial
 from mnistflow.workspace import WorkflowError, replacing
 
 RESULTS = Path("sweep")

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from mnistflow.trial import OVER, Plan, Trial
+from mnistflow.sweep.trial import OVER, Plan, Trial
 
 ROWS = 12  # at most
 

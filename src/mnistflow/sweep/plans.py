@@ -10,11 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mnistflow import pages, provenance, splits, store, training, workspace
+from mnistflow import outputs, pages, provenance, splits, store, training, workspace
 from mnistflow.params import ModelParams, Params
 from mnistflow.store import TrackingError
+from mnistflow.sweep.trial import OVER, Plan, Trial
 from mnistflow.tracking import with_context
-from mnistflow.trial import OVER, Plan, Trial
 from mnistflow.workspace import WorkflowError
 
 SWEEP = "sweep"  # the tag by which the run of a whole search or study is found
@@ -44,15 +44,7 @@ def begun(
     name = training.fingerprint(model, mine, *sets, objective, str(seeds), what)
     folder = workspace.cache() / "sweeps" / name
     folder.mkdir(parents=True, exist_ok=True)
-    details = {
-        "model": model,
-        "settings": mine.model_dump(exclude_none=True),
-        "dataset": settings.fetch.dataset,
-        "validation": settings.split.validation,
-        "selected_on": "test" if settings.split.validation == "test" else "validation",
-        "training_images": len(splits.load(arrays / "training").labels),
-        "training_sha256": sets[0],
-    }
+    details = outputs.details(model, mine, settings.fetch.dataset, settings.split.validation, arrays / "training")
     try:
         with FileLock(f"{folder}.lock", blocking=False):
             parent = _parent(name, title, model)
@@ -71,7 +63,9 @@ def _parent(name: str, title: str, model: str) -> str:
         for run in store.client().search_runs([store.experiment()], where):
             store.client().update_run(run.info.run_id, "RUNNING")
             return str(run.info.run_id)
-        tags = with_context(provenance.tags(model) | {SWEEP: name, "mlflow.source.name": "src/mnistflow/engine.py"})
+        tags = with_context(
+            provenance.tags(model) | {SWEEP: name, "mlflow.source.name": "src/mnistflow/sweep/plans.py"}
+        )
         return str(store.client().create_run(store.experiment(), None, tags, title).info.run_id)
 
 

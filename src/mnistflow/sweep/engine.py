@@ -35,10 +35,11 @@ from ray import tune
 from ray._private import ray_constants
 from ray.tune.search import Searcher
 
-from mnistflow import store, trial
-from mnistflow.board import Board, show
-from mnistflow.space import Resources
-from mnistflow.trial import OVER, Plan, Trial
+from mnistflow import store
+from mnistflow.sweep import trial
+from mnistflow.sweep.board import Board, show
+from mnistflow.sweep.space import Resources
+from mnistflow.sweep.trial import OVER, Plan, Trial
 from mnistflow.workspace import WorkflowError
 
 MINE = ("MLFLOW_", "MNISTFLOW_", "KERAS_", "TF_")  # variables that mean something to a training
