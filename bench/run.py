@@ -83,7 +83,7 @@ def multiply_adds(name: str) -> int:
     """Multiply-adds of one image's way forward through a network's convolutions and dense layers."""
     from mnistflow import models
 
-    weighted = [layer for layer in models.MODELS[name]().layers if hasattr(layer, "kernel")]
+    weighted = [layer for layer in models.MODELS[name](1).layers if hasattr(layer, "kernel")]
     return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 

@@ -174,7 +174,7 @@ def train(
         Diverged: the loss became infinite or not a number.
     """
     make_reproducible(settings.seed)
-    model = models.MODELS[name]()
+    model = models.MODELS[name](settings.width)
     steps = math.ceil(len(training.labels) / settings.batch_size)
     rate = learning_rate(settings, steps)
     model.compile(
@@ -213,7 +213,7 @@ def train(
         save_state(state, model, progress)
         on_epoch(progress.history, seconds)
     # A model of its own: one that was compiled would save its optimizer's state, which is not the best epoch's.
-    checkpoint = models.MODELS[name]()
+    checkpoint = models.MODELS[name](settings.width)
     checkpoint.set_weights(progress.best_weights)
     return checkpoint, progress
 
