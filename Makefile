@@ -38,6 +38,7 @@ help: ## this list
 .PHONY: repro
 repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
 	@$(RUN) mnistflow.params '$(DATASET)'
+	@$(RUN) mnistflow.scrub
 	@$(if $(DATASET),$(RUN) dvc exp run $(OVERRIDES),$(RUN) dvc repro)
 	@$(MAKE) --no-print-directory compare
 	@$(RECORD)

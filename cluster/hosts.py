@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from mnistflow.workspace import WorkflowError, unfinished
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 ARRAYS = Path("data/arrays")
+STARTER = "MNISTFLOW_HOSTS_STARTER"  # to its own processes, its ID
 AGAIN = "the same command goes on after the last finished epoch"
 
 
@@ -40,6 +42,8 @@ def main(name: str, output: Path) -> None:
     """Be one of the processes, or start them all."""
     if name not in (known := params.load().models):
         raise WorkflowError(f"there is no model {name!r}; {', '.join(known)} are known.")
+    if find_spec("jax") is None:
+        raise WorkflowError("JAX is not installed here; `make cluster` adds it.")
     if ID in os.environ:
         take_part(name, output)
     else:
@@ -51,10 +55,12 @@ def start(name: str, output: Path) -> None:
     count = os.environ.get(COUNT, "2")
     if not count.isdecimal() or int(count) < 1:
         raise WorkflowError(f"{COUNT} is {count!r}; a number of processes is expected.")
+    check_divides(name, int(count))
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     # JAX would have process 0 listen on all of this machine's addresses.
     own = os.environ | {ADDRESSES: address, COUNT: count, "JAX_COORDINATOR_BIND_ADDRESS": address}
+    own |= {STARTER: str(os.getpid())}
     command = [sys.executable, __file__, name, str(output)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     processes = [
@@ -81,8 +87,39 @@ def start(name: str, output: Path) -> None:
             process.wait()
 
 
+def check_divides(name: str, count: int) -> None:
+    """Make sure that each of so many devices gets the same share of a batch."""
+    size = params.load().models[name].batch_size
+    if size % count:
+        raise WorkflowError(f"models.{name}.batch_size is {size}, no multiple of the {count} devices.")
+
+
+def check_place() -> None:
+    """Make sure that Keras' variables say where this process is among the others, and that its port is free."""
+    address, count, place = (os.environ.get(key, "") for key in (ADDRESSES, COUNT, ID))
+    first, _, port = address.partition(",")[0].rpartition(":")
+    if not (count.isdecimal() and place.isdecimal() and int(place) < int(count)) or not (first and port.isdecimal()):
+        raise WorkflowError(
+            f"{ADDRESSES}, {COUNT} and {ID} are {address!r}, {count!r} and {place!r}; HOST:PORT of process 0, a "
+            "number of processes, and which one this is, from 0, are expected."
+        )
+    if place == "0":  # JAX would crash
+        try:
+            socket.create_server((first, int(port))).close()
+        except (OSError, OverflowError) as error:
+            raise WorkflowError(f"process 0 can't listen at {first}:{port} ({error}); choose another port.") from error
+
+
+def check_starter() -> None:
+    """Make sure that the process that started this one, and would stop it, is still there."""
+    starter = os.environ.get(STARTER)
+    if starter and os.getppid() != int(starter):
+        raise WorkflowError(f"the process that started this one is gone; {AGAIN}.")
+
+
 def take_part(name: str, output: Path) -> None:
     """Be one of the processes."""
+    check_place()
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
 
@@ -93,8 +130,7 @@ def take_part(name: str, output: Path) -> None:
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     place, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
     chosen = params.load().models[name]
-    if chosen.batch_size % devices:
-        raise WorkflowError(f"models.{name}.batch_size is {chosen.batch_size}, no multiple of the {devices} devices.")
+    check_divides(name, devices)
     data = [splits.sha256(ARRAYS / part) for part in ("training", "validation")]
     fingerprint = training.fingerprint(name, chosen, *data, f"{count} processes")
     if of_first(fingerprint.encode()) != fingerprint.encode():
@@ -112,7 +148,7 @@ def take_part(name: str, output: Path) -> None:
             lead(name, output, fingerprint, count, train)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                train(Path(folder, "state.npz"), lambda *_: None)
+                train(Path(folder, "state.npz"), lambda *_: check_starter())
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if "Gloo" not in str(error):
             raise
@@ -127,12 +163,14 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
     settings = params.load()
     chosen, dataset, validation = settings.models[name], settings.fetch.dataset, settings.split.validation
     details = outputs.details(name, chosen, dataset, validation, ARRAYS / "training") | {"processes": count}
-    print(f"{name} on {count} processes, {details['training_images']:,} images; loss (accuracy):", flush=True)
+    processes = "one process" if count == 1 else f"{count} processes"
+    print(f"{name} on {processes}, {details['training_images']:,} images; loss (accuracy):", flush=True)
     with unfinished(f"{name}-{fingerprint}") as folder, record.training(folder / "journal.json", details) as recorder:
 
         def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
             print(outputs.line(rows, seconds), flush=True)
             recorder.epochs(rows, seconds)
+            check_starter()
 
         model, progress = train(folder / "state.npz", on_epoch)
         outputs.write(output, details, model, progress)

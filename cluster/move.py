@@ -33,10 +33,13 @@ def main(record: Path, database: str, artifacts: Path) -> None:
     """Copy, and say what."""
     if not record.is_file():
         raise WorkflowError(f"{record} is missing; the SQLite file of a record is expected, usually mlflow.db.")
+    if not artifacts.is_dir():
+        raise WorkflowError(f"{artifacts} is missing; the folder from which the server hands out files is expected.")
     # Read-only: a slip can't cost the record anything.
     read = f"{record.resolve().as_uri()}?mode=ro"
     source = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(read, uri=True))
     try:
+        sa.create_engine(database).connect().close()  # MLflow would try for minutes
         MlflowClient(database).search_experiments(max_results=1)  # makes the tables
         with source.connect() as old, sa.create_engine(database).begin() as new:
             old.exec_driver_sql("BEGIN")  # all that is read is of one moment

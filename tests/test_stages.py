@@ -169,7 +169,7 @@ def test_ctrl_c_while_a_stage_imports_is_one_line(repro: Project) -> None:
     wait_for(lambda: "tensorflow" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert said == "error: interrupted; run `dvc repro` to go on.\n"
+    assert said == "error: interrupted; the same command goes on.\n"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -41,7 +41,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     [
         (["mistake", "x"], 1, "error: the key is wrong."),
         (["full", "/data"], 1, "error: /data: No space left on device; make room or permit writing, then run again."),
-        (["interrupt", "x"], 130, "error: interrupted; run `dvc repro` to go on."),
+        (["interrupt", "x"], 130, "error: interrupted; the same command goes on."),
         (["mistake"], 2, "error: usage: python -c NAME FOLDER"),
     ],
 )

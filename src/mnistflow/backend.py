@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -46,6 +46,10 @@ def _without_noise() -> Iterator[None]:
 
 with _without_noise():
     import keras
+
+    if keras.backend.backend() != "tensorflow":
+        with suppress(ImportError):
+            import tensorflow  # noqa: F401  # Keras would, in the middle of a training
 
 __all__ = ["compile_options", "keras", "make_reproducible", "pipeline_workers"]
 

@@ -2,12 +2,17 @@
 
 import errno
 import inspect
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from mnistflow.workspace import WorkflowError
+
+INTERRUPTED = threading.Event()  # by Ctrl-C: TensorFlow may make another exception of it
 
 
 def run(main: Callable[..., None]) -> None:
@@ -21,22 +26,32 @@ def run(main: Callable[..., None]) -> None:
     if len(arguments) != len(parameters):
         usage = " ".join(parameter.name.upper() for parameter in parameters)
         sys.exit(_fail(f"usage: python {sys.argv[0]} {usage}", status=2))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _note)
     try:
         main(*(parameter.annotation(argument) for parameter, argument in zip(parameters, arguments, strict=True)))
-    except WorkflowError as error:
-        sys.exit(_fail(str(error)))
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror}; something else is in its place."))
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror}; make room or permit writing, then run again."))
     except KeyboardInterrupt:
         sys.exit(_interrupted())
+    except Exception as error:
+        if INTERRUPTED.is_set():
+            sys.exit(_interrupted())
+        if isinstance(error, WorkflowError):
+            sys.exit(_fail(str(error)))
+        number, place = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+        if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            sys.exit(_fail(f"{place or 'a file'}: {os.strerror(number)}; something else is in its place."))
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            sys.exit(_fail(f"{place or 'a file'}: {os.strerror(number)}; make room or permit writing, then run again."))
+        raise
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    INTERRUPTED.set()
+    raise KeyboardInterrupt
 
 
 def _interrupted() -> int:
-    return _fail("interrupted; run `dvc repro` to go on.", status=130)
+    return _fail("interrupted; the same command goes on.", status=130)
 
 
 def _fail(message: str, status: int = 1) -> int:

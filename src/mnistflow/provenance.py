@@ -12,6 +12,7 @@ from mnistflow.workspace import md5
 
 COMMIT = "mlflow.source.git.commit"  # MLflow's own tag for it
 EXPERIMENT = "dvc_experiment"  # the tag that names the DVC experiment which a run belongs to
+BASELINE = "baseline"  # the experiment that `make compare` compares with
 CODE = ("params.yaml", "dvc.yaml", "stages", "src", "requirements.lock")
 
 
@@ -57,10 +58,14 @@ def pipeline() -> str:
 
 
 def experiments() -> Iterator[tuple[str, set[str]]]:
-    """DVC's experiments: the name of each, and the MD5s of those models that it made and its commit has not."""
+    """DVC's experiments: the name of each, and the MD5s of those models that it made and its commit has not.
+
+    The Makefile's own, which only selects another model, is none of them.
+    """
     for ref in (_git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/*") or "").splitlines():
         *_, start, rest, name = ref.split("/")
-        yield name, _models(ref) - _models(start + rest)
+        if name != BASELINE:
+            yield name, _models(ref) - _models(start + rest)
 
 
 def _models(revision: str) -> set[str]:

@@ -118,7 +118,7 @@ def training(path: Path, details: Mapping[str, Any]) -> Iterator[Recorder]:
     try:
         yield recorder
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or cli.INTERRUPTED.is_set():
             recorder.end("KILLED")
         else:
             recorder.end("FAILED", without_password(str(error) or type(error).__name__))

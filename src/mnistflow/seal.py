@@ -1,4 +1,4 @@
-"""A seal on each finished run: a hash of its settings and figures, by which a later change to them is noticed.
+"""A seal on each finished run: a hash of its parameters and metrics, by which a later change to them is noticed.
 
 SQLite has no checksums: a bit that flips inside a row makes another number of it and nothing else. Databases that have
 servers check their pages themselves, so that runs are looked through in SQLite alone.
@@ -46,7 +46,7 @@ def broken() -> Iterator[Run]:
 def _hash(run: Run) -> str:
     curves = {
         key: sorted((point.step, point.value) for point in store.client().get_metric_history(run.info.run_id, key))
-        for key in run.data.metrics.keys() & set(history.COLUMNS)
+        for key in run.data.metrics.keys() & {*history.COLUMNS, "epoch_seconds"}
     }
     content = json.dumps([run.data.params, run.data.metrics, curves], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

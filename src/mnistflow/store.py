@@ -51,6 +51,8 @@ def connect() -> None:
     mlflow.set_tracking_uri(address())
     with answering(), alone():
         file = sqlite_file()
+        if file and file.is_symlink() and not file.exists():
+            raise TrackingError(f"the MLflow tracking store {file} is a link to {file.readlink()}, which is missing.")
         if file and file.is_file():
             _check(file)
         elif file:

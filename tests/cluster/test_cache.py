@@ -8,6 +8,8 @@ import mlflow
 import pytest
 from conftest import Project, is_clean, runs, stages_run, steps
 
+from mnistflow.workspace import md5
+
 S3 = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -72,7 +74,17 @@ def share(first: Project, folder: Path, **environment: str) -> None:
 
 def test_a_clone_that_pulls_from_a_shared_folder_trains_nothing(first: Project, tmp_path: Path) -> None:
     first.dvc("remote", "add", "--default", "shared", str(tmp_path / "shared"))
+    first.dvc("remote", "modify", "shared", "verify", "true")
     share(first, tmp_path / "second")
+
+    hashed = md5(first.folder / "data/arrays/training/images.npy")
+    kept = tmp_path / "shared/files/md5" / hashed[:2] / hashed[2:]
+    kept.chmod(0o644)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    first.run("git", "clone", "--quiet", str(first.folder), str(tmp_path / "third"))
+    third = Project(tmp_path / "third")
+    assert "data/arrays/training" in third.dvc("pull", status=255)
+    assert not (third.folder / "data/arrays/training/images.npy").exists()
 
 
 def test_a_clone_that_pulls_from_s3_trains_nothing(first: Project, tmp_path: Path, bucket: str) -> None:

@@ -94,7 +94,7 @@ def main(file: Path, arrays: Path, address: str) -> None:
         if todo > 0:
             search(sweep, plan, trials, todo, address)
         plans.close(plan, trials, sweep.trials)
-        conclude(sweep, plan, trials)
+        conclude(file, sweep, plan, trials)
 
 
 def search(sweep: Sweep, plan: Plan, trials: list[Trial], todo: int, address: str) -> None:
@@ -119,7 +119,7 @@ def search(sweep: Sweep, plan: Plan, trials: list[Trial], todo: int, address: st
     screen.draw(last=True)
 
 
-def conclude(sweep: Sweep, plan: Plan, trials: list[Trial]) -> None:
+def conclude(file: Path, sweep: Sweep, plan: Plan, trials: list[Trial]) -> None:
     """Write, record and say what the search came to.
 
     Raises:
@@ -144,7 +144,7 @@ def conclude(sweep: Sweep, plan: Plan, trials: list[Trial]) -> None:
         "FINISHED",
         "\n".join([*(f"- {line}" for line in lines), f"\nThe best as an experiment:\n\n    {command}\n\n{page}\n"]),
         {f"best_{sweep.objective}": best.value, "trials": len(trials)},
-        files,
+        [*files, file],
     )
     plans.forget_states(plan, trials)
     print("\n".join(lines))

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ class Board:
         if not self._is_live or (time.monotonic() - self._drawn < 0.5 and not last):
             return
         columns, rows = shutil.get_terminal_size()
-        lines = [line[: columns - 1] for line in table(self._plan, self._trials, self._total)][: rows - 2]
+        said, *lines = table(self._plan, self._trials, self._total)
+        lines = [*textwrap.wrap(said, columns - 1), *(line[: columns - 1] for line in lines)][: rows - 2]
         self._clear()
         print("\n".join(lines), flush=True)
         self._height, self._drawn = 0 if last else len(lines), time.monotonic()
