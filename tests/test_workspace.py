@@ -14,7 +14,7 @@ from conftest import HERE
 from mnistflow.workspace import WorkflowError, check_vouched, finish, md5, replacing, settle, unfinished, write_text
 
 SCRIPT = """
-import errno, sys
+import errno, signal, sys
 from pathlib import Path
 from mnistflow import cli
 from mnistflow.workspace import WorkflowError
@@ -23,6 +23,9 @@ def main(name: str, folder: Path) -> None:
     if name == "mistake": raise WorkflowError("the key is wrong.")
     if name == "full": raise OSError(errno.ENOSPC, "No space left on device", str(folder))
     if name == "interrupt": raise KeyboardInterrupt
+    if name == "swallow":
+        try: signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt: raise TypeError("no tensor") from None
     if name == "bug": raise ZeroDivisionError
     print(name, folder)
 cli.run(main)
@@ -42,6 +45,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
         (["mistake", "x"], 1, "error: the key is wrong."),
         (["full", "/data"], 1, "error: /data: No space left on device; make room or permit writing, then run again."),
         (["interrupt", "x"], 130, "error: interrupted; the same command goes on."),
+        (["swallow", "x"], 130, "error: interrupted; the same command goes on."),
         (["mistake"], 2, "error: usage: python -c NAME FOLDER"),
     ],
 )

@@ -32,11 +32,11 @@ def run(main: Callable[..., None]) -> None:
         main(*(parameter.annotation(argument) for parameter, argument in zip(parameters, arguments, strict=True)))
     except KeyboardInterrupt:
         sys.exit(_interrupted())
+    except WorkflowError as error:
+        sys.exit(_fail(str(error)))
     except Exception as error:
         if INTERRUPTED.is_set():
             sys.exit(_interrupted())
-        if isinstance(error, WorkflowError):
-            sys.exit(_fail(str(error)))
         number, place = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
         if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             sys.exit(_fail(f"{place or 'a file'}: {os.strerror(number)}; something else is in its place."))
