@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import mlflow
+import pytest
 from conftest import Project, is_clean, runs
+
+from mnistflow import provenance
 
 
 def test_an_experiment_is_shown_compared_applied_and_saved(repro: Project, tmp_path: Path) -> None:
@@ -54,3 +57,17 @@ def test_an_experiment_is_shown_compared_applied_and_saved(repro: Project, tmp_p
     assert "dvc exp apply kept" in found["dense (kept)"].data.tags["mlflow.note.content"]
     repro.dvc("exp", "remove", "chosen", "kept")
     assert is_clean(repro)
+
+
+def test_the_makefile_s_own_experiment_names_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path)
+    project.run("git", "init", "--quiet")
+    (tmp_path / "dvc.lock").write_text("nothing yet\n")
+    project.commit("start", "dvc.lock")
+    base = project.run("git", "rev-parse", "HEAD").strip()
+    (tmp_path / "dvc.lock").write_text("    - path: models/cnn/model.keras\n      hash: md5\n      md5: abc1\n")
+    project.commit("an experiment", "dvc.lock")
+    for name in ("mine", "baseline"):
+        project.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", "HEAD")
+    monkeypatch.chdir(tmp_path)
+    assert list(provenance.experiments()) == [("mine", {"abc1"})]
