@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent.parent
 TRAIN, TEST = 300, 100
+# A shell makes what it starts in the background deaf to Ctrl-C, and so all that is started from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 OUTPUTS = ("data", "models", "evaluation", "inside", "metrics", "plots")
 COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
 
