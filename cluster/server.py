@@ -133,6 +133,7 @@ def mlflow_server(folder: Path, port: str, database_port: str) -> Iterator[subpr
     """MLflow's server in front of the database; it answers when the block begins."""
     _check_free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port]
+    (folder / "artifacts").mkdir(exist_ok=True)  # or else it comes with the first file, and cluster/move.py misses it
     command += ["--backend-store-uri", address(database_port), "--artifacts-destination", str(folder / "artifacts")]
     # Its job runners, several processes, serve the evaluation of language models.
     settings = {"PGPASSFILE": str(folder / "pgpass"), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
