@@ -178,6 +178,7 @@ def test_it_ends_with_the_command_for_the_best_and_never_opens_the_test_set(proj
     assert {file.path for file in search.client.list_artifacts(search.parent().info.run_id)} == {
         "search.png",
         "trials.csv",
+        "whole.yaml",
     }
     assert not search.states()
 
