@@ -309,7 +309,7 @@ def test_what_is_asked_of_a_cluster_and_not_there_is_one_sentence(project: Proje
 
 def test_a_seed_study_measures_what_one_training_after_the_other_gives(project: Project) -> None:
     output = project.run("python", "bench/seeds.py", "compact", "3", "--set", "epochs=2", PYTHONPATH="src")
-    with (project.folder / "bench/results/seeds-compact.csv").open() as file:
+    with (project.folder / "bench/results/seeds-tiny-compact.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["seed"] for row in rows] == ["1", "2", "3"]
     settings = ModelParams(**{**project.params()["models"]["compact"], "seed": 2, "epochs": 2})
@@ -321,5 +321,5 @@ def test_a_seed_study_measures_what_one_training_after_the_other_gives(project: 
     assert float(rows[1]["accuracy"]) == right.mean()
     assert int(rows[1]["epochs"]) == len(progress.history) == 2
     mean = np.mean([float(row["accuracy"]) for row in rows])
-    assert f"| compact | 3 | {mean:.2%} |" in output
+    assert f"| tiny-compact | 3 | {mean:.2%} |" in output
     assert not list((project.folder / ".cache/sweeps").glob("*/3-3"))
