@@ -16,19 +16,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 
 @pytest.mark.parametrize(("name", "parameters"), [("dense", 407_050), ("cnn", 1_199_882), ("compact", 29_610)])
 def test_parameters_at_the_shape_that_is_trained(name: str, parameters: int) -> None:
-    model = models.MODELS[name](1)
+    model = models.MODELS[name]()
     assert model.input_shape == (None, 28, 28)
     assert model.output_shape == (None, 10)
     assert model.count_params() == parameters
-
-
-@pytest.mark.parametrize("name", models.MODELS)
-def test_width_multiplies_what_every_layer_gives_but_the_last(name: str) -> None:
-    one, three = (models.MODELS[name](width) for width in (1, 3))
-    for narrow, wide in zip(one.layers, three.layers, strict=True):
-        if hasattr(narrow, "kernel") and narrow is not one.layers[-1]:
-            assert wide.output.shape[-1] == 3 * narrow.output.shape[-1]
-    assert three.output_shape == one.output_shape
 
 
 def test_every_model_has_its_settings() -> None:
@@ -37,7 +28,7 @@ def test_every_model_has_its_settings() -> None:
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_raw_pixels_become_probabilities(name: str) -> None:
-    probabilities = models.MODELS[name](1).predict(PIXELS, verbose=0)
+    probabilities = models.MODELS[name]().predict(PIXELS, verbose=0)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
@@ -66,12 +57,12 @@ def test_pooling_before_relu_is_the_book_s_function() -> None:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_save_and_load_predict_the_same_from_the_same_bytes(name: str, tmp_path: Path) -> None:
     make_reproducible(1)
-    model = models.MODELS[name](1)
+    model = models.MODELS[name]()
     models.save(tmp_path / "one.keras", model)
     loaded = models.load(tmp_path / "one.keras")
     np.testing.assert_array_equal(loaded.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0))
     make_reproducible(1)
-    models.save(tmp_path / "two.keras", models.MODELS[name](1))
+    models.save(tmp_path / "two.keras", models.MODELS[name]())
     assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"one.keras", "two.keras"}
 

@@ -94,11 +94,11 @@ def test_the_seed_decides_weights_order_and_shifts(tiny: Tiny, tmp_path: Path) -
     )
     assert first == again != other
     for shift in (0, 1):
-        batches = [
-            training.Batches(tiny[0], SETTINGS.model_copy(update={"seed": seed, "shift": shift}), epoch=1)
+        first_images = [
+            next(training.batches(tiny[0], SETTINGS.model_copy(update={"seed": seed, "shift": shift}), epoch=1))[0]
             for seed in (1, 2)
         ]
-        assert not np.array_equal(batches[0][0][0], batches[1][0][0])
+        assert not np.array_equal(*first_images)
     initial = []
     for seed in (1, 2):
         make_reproducible(seed)
@@ -146,8 +146,7 @@ def test_batches_hold_every_image_once_in_an_order_of_the_seed_and_epoch(tiny: T
     still = SETTINGS.model_copy(update={"shift": 0})
 
     def order(settings: ModelParams, epoch: int) -> list[bytes]:
-        batches = training.Batches(tiny[0], settings, epoch)
-        return [image.tobytes() for index in range(len(batches)) for image in batches[index][0]]
+        return [image.tobytes() for images, _ in training.batches(tiny[0], settings, epoch) for image in images]
 
     assert sorted(order(still, 1)) == sorted(image.tobytes() for image in tiny[0].images)
     assert order(still, 1) == order(still, 1)

@@ -11,12 +11,17 @@ already wins:
 Threads are TensorFlow's own choice: as many as the process may use processors.
 """
 
+import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+import numpy as np
+
+from mnistflow.datasets import SIZE, Images, Labels
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -51,7 +56,10 @@ with _without_noise():
         with suppress(ImportError):
             import tensorflow  # noqa: F401  # Keras would, in the middle of a training
 
-__all__ = ["compile_options", "keras", "make_reproducible", "pipeline_workers"]
+__all__ = ["compile_options", "feed", "keras", "make_reproducible"]
+
+Batch = tuple[Images, Labels]
+HANDFUL = 10  # batches
 
 
 def make_reproducible(seed: int) -> None:
@@ -72,11 +80,29 @@ def compile_options() -> dict[str, Any]:
     return {"jit_compile": "auto"}
 
 
-def pipeline_workers() -> int:
-    """How many threads should make the batches of a `PyDataset`; their order is the same with any number.
+def feed(batches: Iterable[Batch], count: int) -> Any:
+    """What `Model.fit` should be given for so many batches (images, labels), all of a size but the last.
 
-    With one, TensorFlow tunes the pipeline while it runs, and waits at an epoch's end until the tuner's current period
-    is over. Those double, up to a minute: an epoch of 22 seconds took 41. With more than one, Keras on JAX loses the
-    batch from which it learns the shapes.
+    TensorFlow makes the next ones while it trains on the last, and is handed several at a time: each handing over costs
+    it half a millisecond. Its own tuning of such a pipeline is off: at the end of an epoch, it waits for the tuner's
+    current period to be over, and these double up to a minute. An epoch of 22 seconds took 41.
     """
-    return 2 if keras.backend.backend() == "tensorflow" else 1
+    if keras.backend.backend() != "tensorflow":
+        return iter(batches)
+    import tensorflow as tf
+
+    def handfuls() -> Iterator[Batch]:
+        def alike(item: tuple[int, Batch]) -> tuple[int, int]:
+            place, (_, labels) = item
+            return place // HANDFUL, len(labels)
+
+        for _, group in itertools.groupby(enumerate(batches), alike):
+            images, labels = zip(*(batch for _, batch in group), strict=True)
+            yield np.stack(images), np.stack(labels)
+
+    kinds = tuple(tf.TensorSpec((None, None, *shape), tf.uint8) for shape in ((SIZE, SIZE), ()))
+    pipeline = tf.data.Dataset.from_generator(handfuls, output_signature=kinds).prefetch(1)
+    pipeline = pipeline.flat_map(lambda *handful: tf.data.Dataset.from_tensor_slices(handful))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return pipeline.apply(tf.data.experimental.assert_cardinality(count)).with_options(options)

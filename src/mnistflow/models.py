@@ -1,7 +1,4 @@
-"""The networks: a function each, from raw 0-255 pixels to ten probabilities.
-
-`width` multiplies the filters and hidden units; parameter counts are those of width 1.
-"""
+"""The networks: a function each, from raw 0-255 pixels to ten probabilities."""
 
 import json
 import zlib
@@ -19,21 +16,21 @@ from mnistflow.workspace import WorkflowError, replacing
 layers = keras.layers
 
 
-def dense(width: int = 1) -> Any:
+def dense() -> Any:
     """The book's baseline: one hidden layer. 407,050 parameters."""
     return keras.Sequential(
         [
             layers.Input((SIZE, SIZE), dtype="uint8", name="pixels"),
             layers.Rescaling(1 / 255, name="scale"),
             layers.Flatten(name="flatten"),
-            layers.Dense(512 * width, activation="relu", name="hidden"),
+            layers.Dense(512, activation="relu", name="hidden"),
             layers.Dense(CLASSES, activation="softmax", name="probabilities"),
         ],
         name="dense",
     )
 
 
-def cnn(width: int = 1) -> Any:
+def cnn() -> Any:
     """The book's network: two convolutions, then two dense layers. 1,199,882 parameters.
 
     The second ReLU comes after the pooling instead of before it: the maximum and ReLU commute, so the function is the
@@ -44,13 +41,13 @@ def cnn(width: int = 1) -> Any:
             layers.Input((SIZE, SIZE), dtype="uint8", name="pixels"),
             layers.Rescaling(1 / 255, name="scale"),
             layers.Reshape((SIZE, SIZE, 1), name="channel"),
-            layers.Conv2D(32 * width, 3, activation="relu", name="conv1"),
-            layers.Conv2D(64 * width, 3, name="conv2"),
+            layers.Conv2D(32, 3, activation="relu", name="conv1"),
+            layers.Conv2D(64, 3, name="conv2"),
             layers.MaxPooling2D(2, name="pool"),
             layers.ReLU(name="relu2"),
             layers.Dropout(0.25, name="dropout1"),
             layers.Flatten(name="flatten"),
-            layers.Dense(128 * width, activation="relu", name="hidden"),
+            layers.Dense(128, activation="relu", name="hidden"),
             layers.Dropout(0.5, name="dropout2"),
             layers.Dense(CLASSES, activation="softmax", name="probabilities"),
         ],
@@ -58,7 +55,7 @@ def cnn(width: int = 1) -> Any:
     )
 
 
-def compact(width: int = 1) -> Any:
+def compact() -> Any:
     """Three small convolutions, two with batch normalization. 29,610 parameters, 192 of them running statistics.
 
     The first convolution goes without: a normalization there takes an eighth of an epoch, and improves nothing on the
@@ -70,15 +67,15 @@ def compact(width: int = 1) -> Any:
             layers.Input((SIZE, SIZE), dtype="uint8", name="pixels"),
             layers.Rescaling(1 / 255, name="scale"),
             layers.Reshape((SIZE, SIZE, 1), name="channel"),
-            layers.Conv2D(16 * width, 5, name="conv1"),
+            layers.Conv2D(16, 5, name="conv1"),
             layers.MaxPooling2D(2, name="pool1"),
             layers.ReLU(name="relu1"),
             # Batch normalization has a bias of its own.
-            layers.Conv2D(32 * width, 3, use_bias=False, name="conv2"),
+            layers.Conv2D(32, 3, use_bias=False, name="conv2"),
             layers.MaxPooling2D(2, name="pool2"),
             layers.BatchNormalization(momentum=0.9, name="norm2"),
             layers.ReLU(name="relu2"),
-            layers.Conv2D(64 * width, 3, use_bias=False, name="conv3"),
+            layers.Conv2D(64, 3, use_bias=False, name="conv3"),
             layers.BatchNormalization(momentum=0.9, name="norm3"),
             layers.ReLU(name="relu3"),
             layers.Flatten(name="flatten"),
@@ -89,7 +86,7 @@ def compact(width: int = 1) -> Any:
     )
 
 
-MODELS: Mapping[str, Callable[[int], Any]] = MappingProxyType({"dense": dense, "cnn": cnn, "compact": compact})
+MODELS: Mapping[str, Callable[[], Any]] = MappingProxyType({"dense": dense, "cnn": cnn, "compact": compact})
 
 
 def summary(model: Any) -> str:

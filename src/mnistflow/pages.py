@@ -92,8 +92,6 @@ def _facts(details: Mapping[str, Any]) -> str:
         kept, epochs, parameters = details["best_epoch"], details["epochs"], details["parameters"]
         facts.append(f"epoch {kept} of {epochs} was kept; {parameters:,} parameters")
     peak = " at the peak of one cycle" if settings["schedule"] == "one_cycle" else ""
-    if settings.get("width", 1) > 1:
-        facts.append(f"{settings['width']} times as many filters and hidden units")
     facts.append(f"{settings['optimizer']}, learning rate {settings['learning_rate']}{peak}")
     facts.append(f"batches of {settings['batch_size']}, seed {settings['seed']}")
     moves = {

@@ -66,7 +66,6 @@ class ModelParams(_Section):
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # degrees
     zoom: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the size
     patience: Annotated[int, Field(ge=1)]  # epochs
-    width: Annotated[int, Field(ge=1, le=8)] = 1  # times as many filters and hidden units
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> "ModelParams":

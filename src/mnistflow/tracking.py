@@ -351,9 +351,7 @@ def set_aside_damaged() -> list[str]:
         for run in seal.broken():
             run_id, tags = run.info.run_id, run.data.tags
             client().set_tag(run_id, DAMAGED, "its settings or figures are no longer those that were logged")
-            client().set_tag(
-                run_id, pages.DESCRIPTION, "Damaged: its settings or figures are not those that were logged."
-            )
+            client().set_tag(run_id, pages.DESCRIPTION, pages.DAMAGED)
             for key in {MODEL_MD5, ATTEMPT, seal.SEAL} & tags.keys():
                 client().delete_tag(run_id, key)
             said.append(f"{_called(run)}; it is tagged `{DAMAGED}` now")

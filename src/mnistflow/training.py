@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnistflow import backend, models, splits
-from mnistflow.backend import compile_options, keras, make_reproducible, pipeline_workers
+from mnistflow.backend import Batch, compile_options, feed, keras, make_reproducible
 from mnistflow.datasets import SIZE, Images
 from mnistflow.history import Epoch, best
 from mnistflow.params import ModelParams
@@ -36,32 +36,21 @@ class Progress:
     seconds: float  # spent in epochs so far
 
 
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+def batches(split: Split, settings: ModelParams, epoch: int) -> Iterator[Batch]:
     """The batches of one epoch, in an order and with shifts that depend on (seed, epoch) alone.
 
     Each is read when it is asked for: the images need not fit into memory.
     """
-
-    def __init__(self, split: Split, settings: ModelParams, epoch: int) -> None:
-        super().__init__(workers=pipeline_workers())
-        self._split = split
-        self._settings = settings
-        self._epoch = epoch
-        self._order = np.random.default_rng((settings.seed, epoch)).permutation(len(split.labels))
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._settings.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Images, npt.NDArray[np.uint8]]:
-        size = self._settings.batch_size
-        chosen = self._order[index * size : (index + 1) * size]
-        images = splits.take(self._split.images, chosen)
-        random = np.random.default_rng((self._settings.seed, self._epoch, index))
-        if self._settings.shift:
-            images = shifted(images, self._settings.shift, random)
-        if self._settings.rotate or self._settings.zoom:
-            images = turned(images, self._settings.rotate, self._settings.zoom, random)
-        return images, self._split.labels[chosen]
+    order = np.random.default_rng((settings.seed, epoch)).permutation(len(split.labels))
+    for index, start in enumerate(range(0, len(order), settings.batch_size)):
+        chosen = order[start : start + settings.batch_size]
+        images = splits.take(split.images, chosen)
+        random = np.random.default_rng((settings.seed, epoch, index))
+        if settings.shift:
+            images = shifted(images, settings.shift, random)
+        if settings.rotate or settings.zoom:
+            images = turned(images, settings.rotate, settings.zoom, random)
+        yield images, split.labels[chosen]
 
 
 def shifted(images: Images, pixels: int, random: np.random.Generator) -> Images:
@@ -174,7 +163,7 @@ def train(
         Diverged: the loss became infinite or not a number.
     """
     make_reproducible(settings.seed)
-    model = models.MODELS[name](settings.width)
+    model = models.MODELS[name]()
     steps = math.ceil(len(training.labels) / settings.batch_size)
     rate = learning_rate(settings, steps)
     model.compile(
@@ -189,9 +178,8 @@ def train(
         epoch = len(progress.history) + 1
         started = time.perf_counter()
         watch = _Watch(epoch, on_step)
-        # Keras would shuffle the batches once more, from a state that is lost with the process.
-        batches = Batches(training, settings, epoch)
-        logs = model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[watch]).history
+        data = feed(batches(training, settings, epoch), steps)
+        logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
         val_loss, val_accuracy = model.evaluate(*validation, batch_size=1000, verbose=0)
         progress.history.append(
             Epoch(
@@ -213,7 +201,7 @@ def train(
         save_state(state, model, progress)
         on_epoch(progress.history, seconds)
     # A model of its own: one that was compiled would save its optimizer's state, which is not the best epoch's.
-    checkpoint = models.MODELS[name](settings.width)
+    checkpoint = models.MODELS[name]()
     checkpoint.set_weights(progress.best_weights)
     return checkpoint, progress
 
