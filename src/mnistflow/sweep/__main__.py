@@ -193,8 +193,8 @@ def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
             return value if choices is None else choices.index(value)
 
         for status, style in STYLES.items():
-            of = [one for one in shown if one.status == status]
-            ax.scatter([place(one) for one in of], [one.value for one in of], s=28, zorder=3, **style)
+            if of := [one for one in shown if one.status == status]:
+                ax.scatter([place(one) for one in of], [one.value for one in of], s=28, zorder=3, **style)
         if best:
             ax.scatter([place(best)], [best.value], s=110, facecolors="none", edgecolors="tab:red", zorder=4)
         if choices is not None:
