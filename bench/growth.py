@@ -9,18 +9,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from run import HERE, measure, write_csv
+from run import ARRAYS, HERE, check_data, measure, write_csv
 
-from mnistflow import splits
+from mnistflow import cli, splits
 from mnistflow.splits import Split
 
-ARRAYS = Path("data/arrays")
 TIMES = (1, 4, 16)
 COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")
 
 
 def main() -> None:
     """Make, train, print, write."""
+    check_data()
     training = splits.load(ARRAYS / "training")
     rows = []
     for times in TIMES:
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

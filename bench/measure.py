@@ -137,7 +137,7 @@ def main() -> None:
     figures = {
         "first_batch_s": times.first_batch,
         "epoch_s": epoch,
-        "images_per_s": (arguments.images or len(training.labels)) / epoch,
+        "images_per_s": min(arguments.images or math.inf, len(training.labels)) / epoch,
         "epochs": len(times.ends),
         "checkpoint_s": times.ends[kept],
         "accuracy": float(correct.mean()),

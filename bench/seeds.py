@@ -135,13 +135,13 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("count")
+    parser.add_argument("count", type=int)
     parser.add_argument("--name", default="", help="of the study; else the model's, and the data set's if not mnist")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
     # As many threads as a training has that is alone: with fewer, its last bits may differ.
     parser.add_argument("--cpus", default=str(os.cpu_count()), help="cores a training; all of a machine's unless given")
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; without one, this machine")
     given = parser.parse_args()
-    words = (given.model, given.count, given.name, " ".join(given.set), given.cpus, given.address)
+    words = (given.model, str(given.count), given.name, " ".join(given.set), given.cpus, given.address)
     sys.argv[1:] = words
     cli.run(main)

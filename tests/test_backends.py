@@ -37,6 +37,15 @@ assert (folder / "one.keras").read_bytes() == (folder / "two.keras").read_bytes(
 """
 
 
+def test_a_backend_that_there_is_not_is_a_sentence() -> None:
+    environment = os.environ | {"KERAS_BACKEND": "nonsense", "PYTHONPATH": str(HERE / "src")}
+    command = [sys.executable, str(HERE / "stages/train.py"), "dense", "a", "b", "c"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: KERAS_BACKEND is 'nonsense'; tensorflow, or jax")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed (README: other backends)")
 def test_jax_trains_and_resumes_in_the_same_bytes(tmp_path: Path) -> None:
     path = os.pathsep.join([str(HERE / "src"), str(HERE / "tests"), os.environ.get("PYTHONPATH", "")])

@@ -1,6 +1,7 @@
 """A training learns, keeps its best epoch, and comes to the same end however often it is interrupted."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mnistflow import history, models, training
-from mnistflow.backend import make_reproducible
+from mnistflow import history, models, splits, training
+from mnistflow.backend import HANDFUL, fed, make_reproducible
 from mnistflow.datasets import Images
 from mnistflow.history import Epoch
 from mnistflow.params import ModelParams
@@ -106,6 +107,44 @@ def test_the_seed_decides_weights_order_and_shifts(tiny: Tiny, tmp_path: Path) -
     assert not np.array_equal(*initial)
 
 
+def test_progress_is_told_in_steps_that_there_are(tiny: Tiny, tmp_path: Path) -> None:
+    told: list[int] = []
+    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 45})
+    training.train("dense", settings, *tiny, tmp_path / "state.npz", told.append, lambda rows, seconds: None)
+    assert told == sorted(told)
+    assert told[-1] == -(-len(tiny[0].labels) // 45)
+    assert told[-1] % HANDFUL  # the last execution is not a whole one
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_pipeline_gives_each_batch_once_and_in_order(tiny: Tiny, size: int) -> None:
+    few = Split(*(array[:71] for array in tiny[0]))
+    settings = SETTINGS.model_copy(update={"batch_size": size})
+    expected = list(training.batches(few, settings, epoch=1))
+    with fed(iter(expected), len(expected)) as pipeline:
+        given = list(pipeline)
+    assert len(given) == len(expected)
+    for found, batch in zip(given, expected, strict=True):
+        for one, other in zip(found, batch, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), other)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [(lambda file: os.truncate(file, 9000), "has become shorter"), (os.remove, "is gone")]
+)
+def test_images_that_are_lost_on_the_way_end_a_training_in_a_sentence(
+    tiny: Tiny, tmp_path: Path, harm: Callable[[Path], None], said: str
+) -> None:
+    splits.save(tmp_path, tiny[0])
+    on_disk = splits.load(tmp_path), tiny[1]
+
+    def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+        harm(tmp_path / "images.npy")
+
+    with pytest.raises(WorkflowError, match=rf"images\.npy {said}"):
+        training.train("dense", SETTINGS, *on_disk, tmp_path / "state.npz", lambda done: None, on_epoch)
+
+
 def test_a_diverging_training_stops_and_says_where(tiny: Tiny, tmp_path: Path) -> None:
     state = tmp_path / "state.npz"
     with pytest.raises(WorkflowError, match=r"diverged: its loss is .* in epoch 1, .* learning rate of 1e\+30"):
@@ -126,7 +165,7 @@ def test_a_damaged_state_is_not_used(tiny: Tiny, tmp_path: Path, capsys: pytest.
         assert f"{state} is damaged" in capsys.readouterr().out
 
 
-def test_what_a_training_depends_on_is_in_its_fingerprint() -> None:
+def test_what_a_training_depends_on_is_in_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = SETTINGS.model_copy(update={"learning_rate": 0.001})
     prints = [
         training.fingerprint(*arguments)
@@ -138,7 +177,10 @@ def test_what_a_training_depends_on_is_in_its_fingerprint() -> None:
             ("compact", SETTINGS, "a", "c"),
         )
     ]
-    assert len(set(prints)) == 5
+    with monkeypatch.context() as patch:
+        patch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+        prints.append(training.fingerprint("compact", SETTINGS, "a", "b"))
+    assert len(set(prints)) == 6
     assert training.fingerprint("compact", SETTINGS.model_copy(), "a", "b") == prints[0]
 
 

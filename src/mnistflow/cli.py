@@ -62,9 +62,11 @@ def _fail(message: str, status: int = 1) -> int:
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         _interrupted()
+    elif issubclass(kind, WorkflowError):
+        _fail(str(error))
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-# For Ctrl-C before `run` is called, in the seconds in which a stage imports TensorFlow.
+# For what happens before `run` is called: Ctrl-C in the seconds in which a stage imports TensorFlow, no such backend.
 sys.excepthook = _hook

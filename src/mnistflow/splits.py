@@ -63,14 +63,23 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
     """`images[indices]`, read from the file where the images are memory-mapped.
 
     Through the mapping, every page that was ever looked at would count as this process's memory.
+
+    Raises:
+        WorkflowError: the file is gone, or has become shorter.
     """
     if not isinstance(images, np.memmap) or not isinstance(images.base, mmap.mmap):  # or only a part of a mapped one
         taken: Images = images[indices]
         return taken
     size, start = images[0].nbytes, images.offset
-    with Path(str(images.filename)).open("rb") as file:
-        pixels = [os.pread(file.fileno(), size, start + index * size) for index in indices.tolist()]
-    return np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, *images.shape[1:])
+    path = Path(str(images.filename))
+    try:
+        with path.open("rb") as file:
+            content = b"".join(os.pread(file.fileno(), size, start + index * size) for index in indices.tolist())
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is gone; `dvc repro preprocess` makes it anew.") from error
+    if len(content) != len(indices) * size:
+        raise WorkflowError(f"{path} has become shorter; delete it and run `dvc repro preprocess`.")
+    return np.frombuffer(content, np.uint8).reshape(-1, *images.shape[1:])
 
 
 def sha256(folder: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnistflow import backend, models, splits
-from mnistflow.backend import Batch, compile_options, feed, keras, make_reproducible
+from mnistflow.backend import Batch, compile_options, fed, identity, keras, make_reproducible
 from mnistflow.datasets import SIZE, Images
 from mnistflow.history import Epoch, best
 from mnistflow.params import ModelParams
@@ -131,17 +131,19 @@ class Diverged(WorkflowError):
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells how far an epoch is, and stops it when its loss is no longer a number."""
 
-    def __init__(self, epoch: int, on_step: Callable[[int], None]) -> None:
+    def __init__(self, epoch: int, steps: int, on_step: Callable[[int], None]) -> None:
         super().__init__()
         self._epoch = epoch
+        self._steps = steps
         self._on_step = on_step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
+        done = min(batch + 1, self._steps)  # Keras counts in executions of several steps, the last as if it were whole
         if not math.isfinite(loss):
             rate = float(self.model.optimizer.learning_rate)
-            raise Diverged(self.model.name, f"loss is {loss}", f"in epoch {self._epoch}, step {batch + 1}", rate)
-        self._on_step(batch + 1)
+            raise Diverged(self.model.name, f"loss is {loss}", f"in epoch {self._epoch}, step {done}", rate)
+        self._on_step(done)
 
 
 def train(
@@ -177,9 +179,9 @@ def train(
     while not _finished(progress, settings):
         epoch = len(progress.history) + 1
         started = time.perf_counter()
-        watch = _Watch(epoch, on_step)
-        data = feed(batches(training, settings, epoch), steps)
-        logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
+        watch = _Watch(epoch, steps, on_step)
+        with fed(batches(training, settings, epoch), steps) as data:
+            logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
         val_loss, val_accuracy = model.evaluate(*validation, batch_size=1000, verbose=0)
         progress.history.append(
             Epoch(
@@ -217,7 +219,7 @@ def fingerprint(name: str, settings: ModelParams, *data: str) -> str:
     `data` are hashes of the training and validation sets.
     """
     digest = hashlib.sha256()
-    versions = (keras.__version__, keras.backend.backend(), np.__version__)
+    versions = (keras.__version__, identity(), np.__version__)
     for text in (name, settings.model_dump_json(), *versions, *data):
         digest.update(text.encode() + b"\0")
     for source in map(Path, (__file__, models.__file__, backend.__file__)):
