@@ -222,7 +222,8 @@ def _ray(plan: Plan, resources: Resources, address: str | None) -> Iterator[None
         )
     except Exception as error:  # Ray raises bare ones, too
         said = str(error).strip().splitlines()[0]
-        raise WorkflowError(f"no Ray cluster can be used at {address or 'this machine'} ({said}).") from error
+        advice = "; one with a token wants it in ~/.ray/auth_token here too, and RAY_AUTH_MODE=token" if address else ""
+        raise WorkflowError(f"no Ray cluster can be used at {address or 'this machine'} ({said}){advice}.") from error
     try:
         _check(resources)
         yield
