@@ -59,13 +59,12 @@ def start(name: str, output: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     # JAX would have process 0 listen on all of this machine's addresses.
-    own = os.environ | {ADDRESSES: address, COUNT: count, "JAX_COORDINATOR_BIND_ADDRESS": address}
-    own |= {STARTER: str(os.getpid())}
+    own = {ADDRESSES: address, COUNT: count, STARTER: str(os.getpid()), "JAX_COORDINATOR_BIND_ADDRESS": address}
     command = [sys.executable, __file__, name, str(output)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     processes = [
         # Each in a session of its own: Ctrl-C is for this one, which hands it on.
-        subprocess.Popen(command, env=own | {ID: str(place)}, start_new_session=True)
+        subprocess.Popen(command, env=os.environ | own | {ID: str(place)}, start_new_session=True)
         for place in range(int(count))
     ]
     try:

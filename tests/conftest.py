@@ -37,6 +37,7 @@ TRAIN, TEST = 300, 100
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+RECORD = ("python", "-m", "mnistflow.record", "models", "evaluation", "metrics", "data/arrays/validation")
 OUTPUTS = ("data", "models", "evaluation", "inside", "metrics", "plots")
 COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
 
@@ -189,10 +190,9 @@ class Project:
         paths = [path for folder in OUTPUTS for path in (self.folder / folder).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
-    def record(self, **environment: str) -> str:
+    def record(self, *, status: int = 0, **environment: str) -> str:
         """Bring the MLflow record up to date, as `make record` does."""
-        paths = ("models", "evaluation", "metrics", "data/arrays/validation")
-        return self.run("python", "-m", "mnistflow.record", *paths, PYTHONPATH="src", **environment)
+        return self.run(*RECORD, status=status, PYTHONPATH="src", **environment)
 
     def forget(self, out: str) -> None:
         """Delete an output from DVC's cache, so that it can't be brought back without running its stage."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import COMPACT_EPOCHS, Mirror, Project, is_clean, kill, runs, steps, wait_for
+from conftest import COMPACT_EPOCHS, RECORD, Mirror, Project, is_clean, kill, runs, steps, wait_for
 from ruamel.yaml import YAML
 
 from mnistflow.workspace import md5
@@ -124,8 +124,7 @@ def truncate(path: Path) -> None:
 def test_a_restoring_that_is_killed_is_completed(repro: Project, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/other.db"
     for pattern in ("history.csv", "evaluation/report.json"):
-        command = ("python", "-m", "mnistflow.record", "models", "evaluation", "metrics", "data/arrays/validation")
-        process = repro.start(*command, PYTHONPATH="src", MLFLOW_TRACKING_URI=uri)
+        process = repro.start(*RECORD, PYTHONPATH="src", MLFLOW_TRACKING_URI=uri)
         wait_for(lambda pattern=pattern: any(tmp_path.glob(f"mlruns/*/artifacts/{pattern}")), process)
         kill(process)
     repro.record(MLFLOW_TRACKING_URI=uri)

@@ -65,20 +65,19 @@ def test_what_people_write_on_a_run_does_not(file: Path) -> None:
 
 
 def test_a_damaged_run_is_written_anew(repro: Project, tmp_path: Path) -> None:
-    own = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/own.db", "PYTHONPATH": "src"}
-    command = ("python", "-m", "mnistflow.record", "models", "evaluation", "metrics", "data/arrays/validation")
-    repro.run(*command, **own)
-    client = mlflow.MlflowClient(own["MLFLOW_TRACKING_URI"])
+    uri = f"sqlite:///{tmp_path}/own.db"
+    repro.record(MLFLOW_TRACKING_URI=uri)
+    client = mlflow.MlflowClient(uri)
     before = {run.data.tags["model"]: run for run in runs(client)}
     assert len(before) == 3
     damaged = before["cnn"].info.run_id
     where = f"WHERE run_uuid = '{damaged}' AND key = 'test_accuracy'"
     change(tmp_path / "own.db", f"UPDATE latest_metrics SET value = 0.9999 {where}")
 
-    output = repro.run(*command, status=1, **own)
+    output = repro.record(status=1, MLFLOW_TRACKING_URI=uri)
     assert f"error: MLflow's run {damaged} (cnn) no longer holds" in output
     assert "Traceback" not in output
-    repro.run(*command, **own)
+    repro.record(MLFLOW_TRACKING_URI=uri)
     (anew,) = {run.info.run_id for run in runs(client)} - {run.info.run_id for run in before.values()}
     assert client.get_run(anew).data.metrics == before["cnn"].data.metrics
     assert client.get_run(anew).data.tags["model_md5"] == before["cnn"].data.tags["model_md5"]
