@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from keras import layers
-
 from mnistflow.splits import Split
 
 BATCH = 200

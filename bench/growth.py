@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from mnistflow.splits import Split
 from run import ARRAYS, HERE, check_data, measure, write_csv
 
 from mnistflow import cli, splits
-from mnistflow.splits import Split
 
 TIMES = (1, 4, 16)
 COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mnistflow.params import ModelParams
+from mnistflow.splits import Split
 from ruamel.yaml import YAML
 
 from mnistflow import params, splits
-from mnistflow.params import ModelParams
-from mnistflow.splits import Split
 
 STARTED = float(os.environ.get("STARTED", time.time()))
 
@@ -83,8 +83,9 @@ def train_book(name: str, training: Split, test: Split, times: Times, epochs: in
 
 def train_ours(name: str, settings: ModelParams, training: Split, validation: Split, times: Times) -> Any:
     """Train one of ours and return its kept checkpoint."""
-    from mnistflow import training as ours
     from mnistflow.history import Epoch
+
+    from mnistflow import training as ours
 
     def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
         times.end_epoch(rows[-1].val_loss)

@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import HERE, machine
-
 from mnistflow.workspace import write_json
+from run import HERE, machine
 
 MODELS = ("dense", "cnn", "compact")
 TIMES = 5

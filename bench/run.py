@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from mnistflow.workspace import WorkflowError, replacing, write_json
 
 from mnistflow import cli, figures, params, splits
-from mnistflow.workspace import WorkflowError, replacing, write_json
 
 HERE = Path(__file__).parent
 ARRAYS = Path("data/arrays")
@@ -58,6 +58,7 @@ def measure(case: str, *options: str) -> dict[str, float]:
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     from mnistflow.provenance import processor
+
     from mnistflow.tracking import installed
 
     return {

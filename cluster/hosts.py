@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from mnistflow import cli, params, splits
 from mnistflow.history import Epoch
 from mnistflow.splits import Split
 from mnistflow.workspace import WorkflowError, unfinished
+
+from mnistflow import cli, params, splits
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 ARRAYS = Path("data/arrays")
@@ -121,9 +121,9 @@ def take_part(name: str, output: Path) -> None:
     check_place()
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
+    from mnistflow.backend import keras
 
     from mnistflow import training
-    from mnistflow.backend import keras
 
     keras.distribution.initialize()
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))

@@ -18,11 +18,11 @@ from urllib.request import url2pathname
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mnistflow.workspace import WorkflowError, without_password
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from mnistflow import cli
-from mnistflow.workspace import WorkflowError, without_password
 
 REVISION = "alembic_version"  # the table that names the state of all others
 AT_ONCE = 1000  # rows

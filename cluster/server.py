@@ -26,8 +26,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mnistflow import cli
 from mnistflow.workspace import WorkflowError, replacing
+
+from mnistflow import cli
 
 HOST = "127.0.0.1"
 NAME = "mnistflow"  # of the database, and of the role that owns it

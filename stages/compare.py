@@ -1,36 +1,35 @@
-"""Put the selected model's metrics under names that do not depend on it, and compare the models image by image."""
+"""The selected model's metrics under one name, the models against each other, and their errors image by image."""
 
-from dataclasses import asdict
-from pathlib import Path
+import json
 
-import numpy as np
-
-from mnistflow import cli, evaluation, params
-from mnistflow.workspace import WorkflowError, read_json, write_json
-
-PAIRS = (("cnn", "dense"), ("compact", "cnn"))  # each model against its baseline
+from mnistflow.core import cli, files, params
+from mnistflow.core.params import RESERVED
+from mnistflow.data import catalog
+from mnistflow.evaluation import comparisons, leftovers, predictions
+from mnistflow.evaluation.audit import audit
 
 
-def main(evaluated: Path, metrics: Path, selected: Path, comparison: Path) -> None:
-    settings = params.load().evaluate
-    values = read_json(metrics / f"{settings.model}.json")
-    write_json(selected, values)
-
-    met = values["accuracy"] >= settings.target_accuracy
-    result = {"target_accuracy": settings.target_accuracy, "target_met": met}
-    for model, baseline in PAIRS:
-        ours, theirs = (evaluation.read(evaluated / name) for name in (model, baseline))
-        if not np.array_equal(ours.labels, theirs.labels):
-            raise WorkflowError(f"{model} and {baseline} were evaluated on different test images; run `dvc repro`.")
-        found = evaluation.compare(ours.labels, theirs.predictions, ours.predictions)
-        result[f"{model}_vs_{baseline}"] = asdict(found)
-        print(
-            f"{model} against {baseline}: {100 * found.gain:+.2f} points, {found.fixed} errors fixed, "
-            f"{found.introduced} introduced, McNemar p = {found.mcnemar_p:.2g}"
-        )
-    write_json(comparison, result)
-    verdict = "meets" if met else "misses"
-    print(f"{settings.model}: {values['accuracy']:.2%} {verdict} the target of {settings.target_accuracy:.2%}")
+def main() -> None:
+    settings = params.load()
+    chosen, names = settings.evaluate, settings.model_names()
+    leftovers.clean(names, RESERVED)
+    evaluations = predictions.read_all(names)
+    values = evaluations[chosen.model].metrics
+    met = values["accuracy"] >= chosen.target_accuracy
+    comparison = {
+        "target_accuracy": chosen.target_accuracy,
+        "target_met": met,
+        "selected": chosen.model,
+        "baseline": chosen.baseline,
+        "pairs": comparisons.pairs(evaluations, chosen.baseline, chosen.model),
+    }
+    audited = audit(evaluations, catalog.load(settings.fetch.dataset).disputes())
+    outputs = {"selected": values, "comparison": comparison, "audit": audited}
+    for name, content in outputs.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (files.METRICS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print("\n".join(comparisons.table({name: evaluations[name].metrics for name in names}, comparison)))
+    print(audited["verdict"])
 
 
 if __name__ == "__main__":

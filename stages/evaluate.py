@@ -1,42 +1,53 @@
-"""Let one model classify the test set: the only stage that opens it."""
+"""Classify the test set with one model: `python stages/evaluate.py MODEL`. No other stage opens the test set."""
 
+import json
 import time
-from pathlib import Path
 
-from mnistflow import cli, evaluation, models, params, record, splits
-from mnistflow.datasets import DATASETS
-from mnistflow.workspace import check_vouched, md5, read_json, settle, write_json
+from mnistflow.core import cli, files
+from mnistflow.data import arrays
+from mnistflow.evaluation import metrics, predictions
 
 
-def main(trained: Path, test_set: Path, evaluated: Path, metrics: Path) -> None:
-    classes = DATASETS[params.load().fetch.dataset].classes
-    details = read_json(trained / "training.json")
-    check_vouched(trained / "model.keras")
-    settle()
-    model = models.load(trained / "model.keras")
-    test = splits.load(test_set)
+def main(name: str) -> None:
+    # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
+    from mnistflow.tracking import runs, store
+    from mnistflow.training import archive, state
+
+    trained, dataset = files.MODELS / name, arrays.describe()
+    files.check_locked(trained / "model.keras")
+    state.delete_finished()  # here, because an experiment's dvc.lock is in the copy in which it runs
+    details = files.read_json(trained / "training.json")
+    model = archive.load(trained / "model.keras")
+    test = arrays.load(arrays.DATA / "test")
 
     model.predict(test.images[:1000], batch_size=1000, verbose=0)  # compiles; not to be timed
     started = time.perf_counter()
     probabilities = model.predict(test.images, batch_size=1000, verbose=0)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
-    about = {"model": details["model"], "model_md5": md5(trained / "model.keras"), "classes": classes}
-    evaluation.write(evaluated, test.images, test.labels, probabilities, about)
-    # No times in here: the same inputs give the same bytes.
-    values = {
-        **evaluation.headline(probabilities, test.labels),
-        "parameters": details["parameters"],
-        "best_epoch": details["best_epoch"],
-        "selected_on": details["selected_on"],
+    # No times among the metrics: the same inputs give the same bytes.
+    facts = {key: details[key] for key in ("parameters", "best_epoch", "selected_on")}
+    values = metrics.headline(probabilities, test.labels) | facts
+    report = {
+        "model": name,
+        "model_md5": files.md5(trained / "model.keras"),
+        "test_sha256": arrays.sha256(arrays.DATA / "test"),
+        "classes": dataset.classes,
+        "metrics": values,
     }
-    write_json(metrics, values)
+    predictions.write(files.EVALUATION / name, test, probabilities, report)
+    files.METRICS.mkdir(exist_ok=True)
+    (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(
-        f"{details['model']}: {values['accuracy']:.2%} of {len(test.labels):,} test images right "
-        f"(95% interval {values['accuracy_low']:.2%} to {values['accuracy_high']:.2%}), {values['errors']} wrong, "
-        f"{milliseconds:.3f} ms an image; checkpoint selected on the {details['selected_on']} images"
+        f"{name}: {values['accuracy']:.2%} of {len(test.labels):,} test images right (95% interval "
+        f"{values['accuracy_low']:.2%} to {values['accuracy_high']:.2%}), {values['errors']} wrong, "
+        f"{milliseconds:.3f} ms an image; best epoch chosen on the {details['selected_on']} images"
     )
-    record.evaluation(trained, evaluated, metrics, test, {"milliseconds_per_image": milliseconds})
+    try:
+        store.connect()
+        runs.log_evaluation(name, {"milliseconds_per_image": milliseconds})
+    except store.TrackingError as error:
+        print(f"not recorded: {error}; `make record` completes the record", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,63 @@
-"""Show what the CNN does to an image: the chapter's explanations as pictures from the trained network."""
+"""Draw the chapter's explanations from a trained network and a validation image."""
 
-from pathlib import Path
+import json
+import shutil
+from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
-from mnistflow import cli, figures, inside, models, params, splits
-from mnistflow.backend import keras
-from mnistflow.datasets import DATASETS
-from mnistflow.workspace import check_vouched, write_json
+from mnistflow.core import cli, files, params
+from mnistflow.data import arrays
+from mnistflow.figures import lesson, style
+from mnistflow.figures.cells import Numbers
 
-CLASS = 4  # its strokes run in all directions
+VALIDATION = arrays.DATA / "validation"
+LAYERS = files.PLOTS / "layers.png"
 
 
-def main(trained: Path, validation_set: Path, output: Path, layers: Path) -> None:
-    classes = DATASETS[params.load().fetch.dataset].classes
-    check_vouched(trained)
-    model = models.load(trained)
-    validation = splits.load(validation_set)
-    index = int((validation.labels == CLASS).argmax())  # the first of that class, or the first of all
-    image, label = np.asarray(validation.images[index]), classes[validation.labels[index]]
+def main() -> None:
+    # Not at the top: TensorFlow takes seconds, and cli.run answers Ctrl-C with one sentence.
+    from mnistflow.training import archive
+    from mnistflow.training.backend import keras
+
+    explain, classes = params.load().explain, arrays.describe().classes
+    path = files.MODELS / explain.model / "model.keras"
+    files.check_locked(path)
+    model = archive.load(path)
+    images, labels = arrays.load(VALIDATION)
+    index = int((labels == explain.label).argmax())  # the first of that class, or the first of all
+    image, label = np.asarray(images[index]), int(labels[index])
 
     every_output = keras.Model(model.inputs, [layer.output for layer in model.layers])
-    made = every_output.predict(image[np.newaxis], verbose=0)
-    activations = {layer.name: array[0] for layer, array in zip(model.layers, made, strict=True)}
-    kernels = model.get_layer("conv1").get_weights()[0][..., 0, :]
-
-    pictures = inside.pictures(image, label, kernels, activations, classes)
+    outputs = every_output.predict(image[np.newaxis], verbose=0)
+    activations = {layer.name: output[0] for layer, output in zip(model.layers, outputs, strict=True)}
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    first = lesson.Convolution(convolutions[0].name, convolutions[0].get_weights()[0]) if convolutions else None
+    sizes = {layer.name: layer.pool_size[0] for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D)}
+    pictures = lesson.pictures(image, label, activations, classes, first, last_pooling(activations, sizes))
     for picture in pictures:
-        figures.save(output / picture.name, picture.figure)
-    captions = [{"file": each.name, "title": each.title, "caption": each.caption} for each in pictures]
-    write_json(output / "captions.json", captions)
-    figures.save(layers, next(each.figure for each in pictures if each.name == layers.name))
-    print(f"{output}: {', '.join(each.name for each in pictures)}")
+        style.save(files.INSIDE / picture.file, picture.figure)
+    captions = [{"file": each.file, "title": each.title, "caption": each.caption} for each in pictures]
+    text = json.dumps(captions, indent=2, ensure_ascii=False)
+    (files.INSIDE / "captions.json").write_text(text + "\n", encoding="utf-8")
+    # Copied: the same figure saved again differs, because its layout begins where it was.
+    LAYERS.parent.mkdir(exist_ok=True)
+    shutil.copyfile(files.INSIDE / LAYERS.name, LAYERS)
+    print(f"{files.INSIDE}: {', '.join(each.file for each in pictures)}")
+
+
+def last_pooling(activations: Mapping[str, Numbers], pooling_sizes: Mapping[str, int]) -> lesson.Pooling | None:
+    """The network's last max pooling of tiles that don't overlap, if it has one right after another layer.
+
+    `pooling_sizes` has the height of a tile by the name of its layer. The numbers tell the rest: padding, strides, and
+    whether the layer before is the one that it takes.
+    """
+    for before, layer in reversed(list(pairwise(activations))):
+        size, values = pooling_sizes.get(layer), activations[before]
+        if size and values.ndim == 3 and np.array_equal(lesson.tile_maxima(values, size), activations[layer]):
+            return lesson.Pooling(before, layer, size)
+    return None
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
-"""Bring the data set's files into a folder, from the first source that has them."""
+"""Bring the data set's files into data/raw, from the first source that has them."""
 
 import os
-from pathlib import Path
 
-from mnistflow import cli, datasets, params, workspace
+from mnistflow.core import cli, files, params
+from mnistflow.data import catalog, formats, sources
 
 
-def main(output: Path) -> None:
-    settings = params.load().fetch
-    name = settings.dataset
-    mine = os.environ.get("MNISTFLOW_SOURCE")
-    sources = [*([mine] if mine else []), *settings.sources.get(name, [])]
-    datasets.fetch(name, sources, workspace.root(), workspace.cache() / "downloads" / name, output, mine)
+def main() -> None:
+    name = params.load().fetch.dataset
+    dataset = catalog.load(name)
+    if dataset.format == "scikit-learn":
+        formats.write_digits(files.RAW)
+        print(f"{name}: the images that scikit-learn has")
+        return
+    first = os.environ.get("MNISTFLOW_SOURCE")
+    places = [first, *dataset.sources] if first else dataset.sources
+    sources.fetch(dataset.files, places, files.cache() / "downloads" / name, files.RAW)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,31 @@
-"""Draw all models side by side: loss curves, confusion matrices, and the images that the CNN got wrong."""
+"""Draw all models side by side, the selected model's errors, and the images that the audit is about."""
 
-from pathlib import Path
-from typing import get_args
+import numpy as np
 
-from mnistflow import cli, evaluation, figures, history
-from mnistflow.params import ModelName
+from mnistflow.core import cli, files, params
+from mnistflow.evaluation import audit, predictions
+from mnistflow.figures import results, style
+from mnistflow.training import history
 
-MODELS = get_args(ModelName)
+AUDIT = files.METRICS / "audit.json"
 
 
-def main(trained: Path, evaluated: Path, plots: Path) -> None:
-    figures.save(
-        plots / "loss.png", figures.loss_sheet({name: history.read(trained / name / "history.csv") for name in MODELS})
-    )
-    said = {name: evaluation.read(evaluated / name) for name in MODELS}
-    matrices = {name: evaluation.confusion_matrix(each.labels, each.predictions) for name, each in said.items()}
-    figures.save(plots / "confusion.png", figures.confusion(matrices, said["cnn"].classes))
-    figures.save(plots / "errors.png", figures.errors("cnn", said["cnn"]))
-    print(f"{plots}/loss.png, {plots}/confusion.png, {plots}/errors.png")
+def main() -> None:
+    settings = params.load()
+    names, selected = settings.model_names(), settings.evaluate.model
+    histories = {name: history.read(files.MODELS / name / "history.csv") for name in names}
+    evaluations = predictions.read_all(names)
+    classes = evaluations[selected].classes
+    matrices = {name: np.array(each.report["confusion_matrix"]) for name, each in evaluations.items()}
+    figures = {
+        "loss.png": results.loss_sheet(histories),
+        "confusion.png": results.confusion(matrices, classes),
+        "errors.png": results.errors(selected, evaluations[selected]),
+        "audit.png": results.audit_sheet(files.read_json(AUDIT), audit.pixels(evaluations), classes),
+    }
+    for file, figure in figures.items():
+        style.save(files.PLOTS / file, figure)
+    print(f"{files.PLOTS}: {', '.join(figures)}")
 
 
 if __name__ == "__main__":

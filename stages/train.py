@@ -1,61 +1,42 @@
-"""Train one network, keep its best checkpoint, and record the training in MLflow."""
+"""Train one model and keep its best epoch: `python stages/train.py MODEL`."""
 
 import shutil
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from mnistflow import cli, outputs, params, record, splits, training
-from mnistflow.history import Epoch
-from mnistflow.params import ModelParams
-from mnistflow.splits import Split
-from mnistflow.workspace import finish, unfinished
+from mnistflow.core import cli, files, params
+from mnistflow.data import arrays
 
 
-def main(name: str, training_set: Path, validation_set: Path, output: Path) -> None:
-    settings = params.load()
-    chosen = settings.models[name]
-    train, validation = splits.load(training_set), splits.load(validation_set)
-    details = outputs.details(name, chosen, settings.fetch.dataset, settings.split.validation, training_set)
-    data = (details["training_sha256"], splits.sha256(validation_set))
-    with unfinished(f"{name}-{training.fingerprint(name, chosen, *data)}") as folder:
+def main(name: str) -> None:
+    # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
+    from mnistflow.tracking import runs
+    from mnistflow.training import loop, state
+
+    settings, dataset = params.load().models[name], arrays.describe()
+    training, validation = (arrays.load(arrays.DATA / part) for part in ("training", "validation"))
+    hashes = [arrays.sha256(arrays.DATA / part) for part in ("training", "validation")]
+    details = {
+        "model": name,
+        "settings": settings.model_dump(exclude_none=True),
+        "dataset": dataset.dataset,
+        "validation": dataset.validation,
+        "selected_on": "test" if dataset.validation == "test" else "validation",
+        "training_images": len(training.labels),
+        "training_sha256": hashes[0],
+    }
+    output = files.MODELS / name
+
+    with state.folder(loop.fingerprint(name, settings, *hashes)) as folder:
         try:
-            with record.training(folder / "journal.json", details) as recorder:
-                model, progress = fit(name, chosen, train, validation, folder / "state.npz", recorder.epochs)
-                outputs.write(output, details, model, progress)
-                recorder.outputs(output, validation, progress.seconds)
-        except training.Diverged:
+            with runs.training(folder / runs.FILE, details) as run:
+                model, progress = loop.train_with_progress(
+                    name, settings, training, validation, len(dataset.classes), folder / "state.npz", run.log_epochs
+                )
+                loop.write(output, details, model, progress)
+                run.log_outputs(output, validation, progress.seconds)
+        except loop.Diverged:
             shutil.rmtree(folder)  # it would diverge again
             raise
-        finish(folder, output / "model.keras")
-
-
-def fit(
-    name: str,
-    chosen: ModelParams,
-    train: Split,
-    validation: Split,
-    state: Path,
-    log: Callable[[Sequence[Epoch], float], None],
-) -> tuple[Any, training.Progress]:
-    """Train with a line per epoch on the screen, and log the epochs while it goes on."""
-    steps = -(-len(train.labels) // chosen.batch_size)
-    print(f"{name}: {len(train.labels):,} images, {chosen.epochs} epochs at most, {steps} steps each; loss (accuracy):")
-    with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
-
-        def on_step(done: int) -> None:
-            bar.update(done - bar.n)
-
-        def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
-            bar.clear()
-            print(outputs.line(rows, seconds), flush=True)
-            bar.reset()
-            log(rows, seconds)
-
-        return training.train(name, chosen, train, validation, state, on_step, on_epoch)
+        state.finish(folder, files.md5(output / "model.keras"))
 
 
 if __name__ == "__main__":

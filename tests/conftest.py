@@ -1,6 +1,7 @@
 """What the tests share: a tiny data set, a mirror that serves it, and a clone of this project that uses it."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import pytest
+from filelock import FileLock
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from mnistflow import datasets
-from mnistflow.splits import Split
+from mnistflow.data import catalog, formats
+from mnistflow.data.arrays import Split
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -37,7 +39,12 @@ TRAIN, TEST = 300, 100
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-RECORD = ("python", "-m", "mnistflow.record", "models", "evaluation", "metrics", "data/arrays/validation")
+# The checkout that the tests run from must be out of their reach, also in a Git hook or `git rebase --exec`.
+for name in [name for name in os.environ if name.startswith("GIT_")]:
+    del os.environ[name]
+
+REPRO = (sys.executable, "-m", "mnistflow.commands.repro")
+RECORD = (sys.executable, "-m", "mnistflow.tracking.record")
 OUTPUTS = ("data", "models", "evaluation", "inside", "metrics", "plots")
 COMPACT_EPOCHS = 8  # of a fifth of a second: time to stop one in the middle
 
@@ -52,24 +59,39 @@ def digits() -> Split:
 
 
 def write_tiny(folder: Path) -> None:
-    """Write the four IDX files of a data set of 300 and 100 digits."""
+    """Write the four IDX files of a data set of 300 and 100 digits, called by their roles."""
     images, labels = digits()
-    for part, chosen in (("train", slice(0, TRAIN)), ("t10k", slice(TRAIN, TRAIN + TEST))):
-        datasets.write_idx(folder / datasets.images_file(part), images[chosen])
-        datasets.write_idx(folder / datasets.labels_file(part), labels[chosen])
+    for part, chosen in (("train", slice(0, TRAIN)), ("test", slice(TRAIN, TRAIN + TEST))):
+        formats.write_idx(folder / f"{part}_images", images[chosen])
+        formats.write_idx(folder / f"{part}_labels", labels[chosen])
 
 
-def describe_tiny(folder: Path) -> datasets.Dataset:
-    """The entry of that data set for the table of data sets."""
-    names = [name for part in datasets.PARTS for name in (datasets.images_file(part), datasets.labels_file(part))]
-    sha256 = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    return datasets.Dataset(TRAIN, TEST, datasets.DIGITS, sha256)
+def tiny_entry(folder: Path, source: str) -> dict[str, Any]:
+    """The entry of that data set for datasets.yaml."""
+    hashes = {role: hashlib.sha256((folder / role).read_bytes()).hexdigest() for role in catalog.ROLES}
+    return {
+        "format": "idx",
+        "classes": list("0123456789"),
+        "prepare": "digit",
+        "files": {role: {"name": role, "sha256": sha256} for role, sha256 in hashes.items()},
+        "sources": [source],
+    }
 
 
 @pytest.fixture(scope="session")
-def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_tiny(folder)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def tiny_files(shared: Path) -> Path:
+    """The folder of the tiny data set's files."""
+    folder = shared / "tiny"
+    with FileLock(shared / "tiny.lock"):
+        if not folder.is_dir():
+            write_tiny(folder)
     return folder
 
 
@@ -114,6 +136,7 @@ def serve(handler: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mirror(tiny_files: Path) -> Iterator[Mirror]:
+    """A web server that has the tiny data set."""
     handler = type("TinyHandler", (Handler,), {"mirror": Mirror("")})
     for url in serve(partial(handler, directory=str(tiny_files))):
         handler.mirror.url = url
@@ -128,8 +151,8 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The environment of a user who activated the virtual environment and set nothing else."""
-        mine = ("MLFLOW_", "DVC_", "MNISTFLOW_", "KERAS_", "PYTEST_", "GITHUB_")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
+        ours = ("MLFLOW_", "DVC_", "MNISTFLOW_", "KERAS_", "PYTEST_", "GITHUB_", "PYTHONPATH")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         environment["GIT_CONFIG_GLOBAL"] = os.devnull  # nobody has told git who they are
         return environment
@@ -162,6 +185,10 @@ class Project:
         """Run DVC here."""
         return self.run(sys.executable, "-m", "dvc", *arguments, status=status, **environment)
 
+    def repro(self, *arguments: str, status: int = 0, **environment: str) -> str:
+        """Do the main job, as `make repro` does."""
+        return self.run(*REPRO, *arguments, status=status, **{"PYTHONPATH": "src"} | environment)
+
     def commit(self, message: str, *paths: str) -> None:
         """Commit everything, or what is new in these paths."""
         self.run("git", "add", "--all", "--", *(paths or ["."]))
@@ -182,23 +209,34 @@ class Project:
             section[last] = value
         YAML().dump(params, self.folder / "params.yaml")
 
+    def remove_models(self, *names: str) -> None:
+        """Remove sections of models from params.yaml."""
+        params = self.params()
+        for name in names:
+            del params["models"][name]
+        YAML().dump(params, self.folder / "params.yaml")
+
     def read(self, path: str) -> bytes:
         return (self.folder / path).read_bytes()
 
     def outputs(self) -> dict[str, bytes]:
         """The content of every file that the pipeline made, by its path."""
-        paths = [path for folder in OUTPUTS for path in (self.folder / folder).rglob("*") if path.is_file()]
+        paths = [path for name in OUTPUTS for path in (self.folder / name).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def record(self, *, status: int = 0, **environment: str) -> str:
         """Bring the MLflow record up to date, as `make record` does."""
-        return self.run(*RECORD, status=status, PYTHONPATH="src", **environment)
+        return self.run(*RECORD, status=status, **{"PYTHONPATH": "src"} | environment)
 
     def forget(self, out: str) -> None:
         """Delete an output from DVC's cache, so that it can't be brought back without running its stage."""
         lock = YAML(typ="safe").load(self.folder / "dvc.lock")
         (md5,) = (each["md5"] for stage in lock["stages"].values() for each in stage["outs"] if each["path"] == out)
         (self.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+
+    def temporary_files(self) -> list[Path]:
+        """Files that a process was still writing when it ended."""
+        return [path for path in self.folder.rglob(".*@*") if ".git" not in path.parts]
 
     def states(self, pattern: str = "*") -> list[Path]:
         """What trainings could go on from."""
@@ -213,6 +251,29 @@ def is_clean(project: Project) -> bool:
 def stages_run(output: str) -> list[str]:
     """The stages that DVC says it ran, in order."""
     return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+
+
+def address_of(project: Project) -> str:
+    """The address of the project's record: absolute, because MLflow keeps stores open, by their addresses."""
+    return f"sqlite:///{project.folder}/mlflow.db"
+
+
+def client_of(project: Project) -> mlflow.MlflowClient:
+    """A client of the project's record. Artifacts have relative addresses: they are found from the project's folder."""
+    return mlflow.MlflowClient(address_of(project))
+
+
+@contextmanager
+def inside(project: Project) -> Iterator[mlflow.MlflowClient]:
+    """Work in the project's folder and with its record, as a user's own script does; yields a client."""
+    before = mlflow.get_tracking_uri()
+    with chdir(project.folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address_of(project))
+        mlflow.set_tracking_uri(address_of(project))
+        try:
+            yield client_of(project)
+        finally:
+            mlflow.set_tracking_uri(before)
 
 
 def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
@@ -237,9 +298,17 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[Any], secon
 
 
 def kill(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGKILL) -> None:
-    """Stop a process and all that it started."""
+    """Stop a process and all that it started; returns when none of them is left.
+
+    DVC takes the process of a lock for alive as long as the system lists it.
+    """
     os.killpg(process.pid, how)
     process.communicate()
+    until = time.monotonic() + 60
+    with suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(process.pid, 0)
+            time.sleep(0.02)
 
 
 def clone(folder: Path) -> Project:
@@ -253,30 +322,33 @@ def clone(folder: Path) -> Project:
     return Project(folder)
 
 
-def make_tiny(project: Project, dataset: datasets.Dataset, source: str) -> None:
-    """Add the tiny data set to the project's table, as somebody with data of their own would, and choose it."""
-    with (project.folder / "src/mnistflow/datasets.py").open("a") as file:
-        file.write(f"\nDATASETS['tiny'] = {dataset!r}\n")
+def make_tiny(project: Project, entry: dict[str, Any]) -> None:
+    """Add the tiny data set to datasets.yaml, as somebody with data of their own would, and choose it.
+
+    Two models, because each takes a quarter of a minute, most of it to import TensorFlow and MLflow.
+    """
+    with (project.folder / "datasets.yaml").open("a") as file:
+        file.write(f"\ntiny: {json.dumps(entry)}\n")
+    project.remove_models("cnn")
     project.set(
         fetch__dataset="tiny",
-        fetch__sources__tiny=[source],
         split__validation=50,
         models__dense__epochs=2,
-        models__cnn__epochs=1,
         models__compact__epochs=COMPACT_EPOCHS,
-        models__cnn__batch_size=50,
         models__compact__batch_size=20,
+        evaluate__model="compact",
+        explain__model="compact",
         evaluate__target_accuracy=0.3,
     )
 
 
 @pytest.fixture(scope="session")
-def new_project(tiny_files: Path, mirror: Mirror) -> Callable[[Path], Project]:
+def new_project(tiny_files: Path) -> Callable[[Path], Project]:
     """What makes a clone with a tiny data set in a folder; nothing has run in it."""
 
     def new(folder: Path) -> Project:
         project = clone(folder)
-        make_tiny(project, describe_tiny(tiny_files), mirror.url)
+        make_tiny(project, tiny_entry(tiny_files, str(tiny_files)))
         project.run("git", "init", "--quiet", "--initial-branch", "main")
         project.commit("start")
         return project
@@ -285,13 +357,32 @@ def new_project(tiny_files: Path, mirror: Mirror) -> Callable[[Path], Project]:
 
 
 @pytest.fixture(scope="session")
-def repro(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
-    """A clone with a tiny data set in which `dvc repro` has run once."""
-    project = new_project(tmp_path_factory.mktemp("with space") / "project")
-    (project.folder / ".cache").mkdir()
-    (project.folder / ".cache/repro.log").write_text(project.dvc("repro"))
-    project.commit("run", "dvc.lock", "metrics", "plots", "params.schema.json")
-    return project
+def copy_of_repro(shared: Path, new_project: Callable[[Path], Project]) -> Callable[[Path], Project]:
+    """What copies a clone with a tiny data set, in which the main job has run once, into a folder.
+
+    It runs once for all workers; each copy is complete: Git's repository, DVC's cache, the MLflow record.
+    """
+    original = shared / "with space" / "project"
+    with FileLock(shared / "project.lock"):
+        if not (shared / "with space" / "done").is_file():
+            shutil.rmtree(original, ignore_errors=True)
+            project = new_project(original)
+            (project.folder / ".cache").mkdir()
+            (project.folder / ".cache/repro.log").write_text(project.repro())
+            project.commit("run", "dvc.lock", "metrics", "plots", "params.schema.json")
+            (shared / "with space" / "done").touch()
+
+    def copy(folder: Path) -> Project:
+        shutil.copytree(original, folder, symlinks=True)
+        return Project(folder)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def repro(tmp_path_factory: pytest.TempPathFactory, copy_of_repro: Callable[[Path], Project]) -> Project:
+    """A clone with a tiny data set in which the main job has run once."""
+    return copy_of_repro(tmp_path_factory.mktemp("with space") / "project")
 
 
 def answers(address: str) -> bool:

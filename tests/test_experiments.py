@@ -1,73 +1,95 @@
-"""DVC's commands for experiments do here what its manual says. Running and queueing: test_stages.py, test_faults.py."""
+"""DVC's own commands for experiments, comparisons and remotes do here what DVC's manual says."""
 
 import csv
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-import mlflow
 import pytest
-from conftest import Project, is_clean, runs
+from conftest import Project, client_of, is_clean, runs, stages_run
+from ruamel.yaml import YAML
 
-from mnistflow import provenance
+pytestmark = pytest.mark.slow
+
+New = Callable[[Path], Project]
 
 
-def test_an_experiment_is_shown_compared_applied_and_saved(repro: Project, tmp_path: Path) -> None:
-    before, uri = repro.read("params.yaml"), f"sqlite:///{tmp_path}/own.db"
-    repro.dvc("exp", "run", "--temp", "--name", "chosen", "--set-param", "evaluate.model=compact")
+def test_experiments_are_run_shown_compared_applied_and_saved(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    before, recorded = project.outputs(), len(runs(client_of(project)))
+    output = project.dvc("exp", "run", "--temp", "--name", "chosen", "--set-param", "evaluate.model=dense")
+    assert stages_run(output) == ["params", "compare", "plot"]
+    assert is_clean(project)
 
-    # `make experiments`: the values that differ and what came of them, no hashes, nothing said twice.
-    (hidden,) = re.findall(r"--drop '(.+)'", repro.run("make", "--dry-run", "experiments"))
-    rows = list(csv.DictReader(repro.dvc("exp", "show", "--only-changed", "--csv", "--drop", hidden).splitlines()))
+    # `make experiments`: the values that differ and the results, without hashes and without columns that repeat others.
+    (hidden,) = re.findall(r"--drop '(.+)'", project.run("make", "--dry-run", "experiments"))
+    rows = list(csv.DictReader(project.dvc("exp", "show", "--only-changed", "--csv", "--drop", hidden).splitlines()))
     columns = [column.rpartition(":")[2] for column in rows[0] if column not in ("rev", "typ", "parent", "State")]
     assert columns[:2] == ["Experiment", "Created"]
     assert set(columns[2:]) >= {"accuracy", "errors", "loss", "evaluate.model"}
     assert not [column for column in columns if re.search(r"/|comparison|mcnemar|_low|_high|\.json|\.py", column)]
-    assert {row["Experiment"]: row["evaluate.model"] for row in rows}["chosen"] == "compact"
+    assert {row["Experiment"]: row["evaluate.model"] for row in rows}["chosen"] == "dense"
 
-    assert json.loads(repro.dvc("params", "diff", "--json", "HEAD", "chosen")) == {
-        "params.yaml": {"evaluate.model": {"old": "cnn", "new": "compact"}}
-    }
-    assert set(json.loads(repro.dvc("metrics", "diff", "--json", "HEAD", "chosen"))) == {"metrics/selected.json"}
-    repro.dvc("plots", "diff", "HEAD", "chosen", "--out", str(tmp_path))
-    page = (tmp_path / "index.html").read_text()
-    for part in ("chosen", "HEAD", "val_loss", "compact confusion", "errors.png"):
+    difference = {"evaluate.model": {"old": "compact", "new": "dense"}}
+    assert json.loads(project.dvc("params", "diff", "--json", "HEAD", "chosen")) == {"params.yaml": difference}
+    assert set(json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "chosen"))) == {"metrics/selected.json"}
+    project.dvc("plots", "diff", "HEAD", "chosen", "--out", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text()
+    for part in ("chosen", "HEAD", "validation loss of compact", "confusion of dense", "errors.png"):
         assert part in page
 
-    try:
-        repro.dvc("exp", "apply", "chosen")
-        assert repro.params()["evaluate"]["model"] == "compact"
-        assert repro.read("metrics/selected.json") == repro.read("metrics/compact.json")
-        assert "up to date" in repro.dvc("status")
-        repro.set(evaluate__model="dense", models__dense__seed=7)
-        repro.dvc("repro", MLFLOW_TRACKING_URI=uri)
-        repro.dvc("exp", "save", "--name", "kept")
-    finally:
-        repro.run("git", "restore", ".")
-    repro.dvc("checkout")
-    assert repro.read("params.yaml") == before
-    kept = json.loads(repro.dvc("metrics", "diff", "--json", "HEAD", "kept"))["metrics/selected.json"]["accuracy"]
-    assert kept["new"] != json.loads(repro.read("metrics/dense.json"))["accuracy"]
-
-    # Its training had no name when it ran. What it shares with the commit keeps its own.
-    repro.record(MLFLOW_TRACKING_URI=uri)
-    found = {run.info.run_name: run for run in runs(mlflow.MlflowClient(uri))}
-    assert set(found) == {"dense", "cnn", "compact", "dense (kept)"}
-    assert found["dense (kept)"].data.tags["dvc_experiment"] == "kept"
-    assert "dvc exp apply kept" in found["dense (kept)"].data.tags["mlflow.note.content"]
-    repro.dvc("exp", "remove", "chosen", "kept")
-    assert is_clean(repro)
+    project.dvc("exp", "apply", "chosen")
+    assert project.params()["evaluate"]["model"] == "dense"
+    assert project.read("metrics/selected.json") == project.read("metrics/dense.json")
+    assert "up to date" in project.dvc("status")
+    project.set(evaluate__target_accuracy=0.99)
+    project.dvc("repro")
+    project.dvc("exp", "save", "--name", "saved")
+    project.run("git", "restore", ".")
+    project.dvc("checkout")
+    assert project.outputs() == before
+    difference = json.loads(project.dvc("params", "diff", "--json", "HEAD", "saved"))["params.yaml"]
+    assert set(difference) == {"evaluate.model", "evaluate.target_accuracy"}
+    project.dvc("exp", "remove", "chosen", "saved")
+    assert is_clean(project)
+    assert len(runs(client_of(project))) == recorded
 
 
-def test_the_makefile_s_own_experiment_names_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = Project(tmp_path)
-    project.run("git", "init", "--quiet")
-    (tmp_path / "dvc.lock").write_text("nothing yet\n")
-    project.commit("start", "dvc.lock")
-    base = project.run("git", "rev-parse", "HEAD").strip()
-    (tmp_path / "dvc.lock").write_text("    - path: models/cnn/model.keras\n      hash: md5\n      md5: abc1\n")
-    project.commit("an experiment", "dvc.lock")
-    for name in ("mine", "baseline"):
-        project.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", "HEAD")
-    monkeypatch.chdir(tmp_path)
-    assert list(provenance.experiments()) == [("mine", {"abc1"})]
+def test_an_experiment_can_add_a_model_and_goes_on_in_the_folder(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"seed": 3}
+    added = f"+models.wide={json.dumps(section)}".replace('"', "")
+    output = project.dvc("exp", "run", "--name", "wider", "--set-param", added)
+    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
+    assert json.loads(project.read("metrics/comparison.json"))["pairs"][-1]["model"] == "wide"
+    assert runs(client_of(project))[0].info.run_name == "wide (wider)"
+    assert "up to date" in project.dvc("status")
+
+
+def test_plots_are_shown_from_the_outputs(repro: Project, tmp_path: Path) -> None:
+    repro.dvc("plots", "show", "--out", str(tmp_path))
+    page = (tmp_path / "index.html").read_text()
+    for part in ("val_loss", "confusion of dense", "validation loss of compact", "errors.png", "layers.png"):
+        assert part in page
+
+
+def test_a_clone_pulls_everything_and_trains_nothing(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
+    origin = copy_of_repro(tmp_path / "origin")
+    origin.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    origin.commit("remote", ".dvc/config")
+    origin.dvc("push")
+    shutil.rmtree(origin.folder / ".dvc/cache")
+
+    project = Project(tmp_path / "clone")
+    origin.run("git", "clone", "--quiet", ".", str(project.folder))
+    project.dvc("pull")
+    assert project.outputs() == repro.outputs()
+    assert stages_run(project.repro()) == []
+    assert is_clean(project)
+
+    other = Project(tmp_path / "other")
+    origin.run("git", "clone", "--quiet", ".", str(other.folder))
+    other.set(evaluate__target_accuracy=0.2)
+    assert stages_run(other.dvc("repro", "--pull")) == ["params", "compare", "plot"]

@@ -1,181 +1,293 @@
-"""Nothing is lost: the workflow killed, out of room, damaged, beside others. On tiny data, with real faults."""
+"""Nothing is lost: killed in any stage, out of room, without the right to write, beside others. With real faults."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
-from conftest import COMPACT_EPOCHS, RECORD, Mirror, Project, is_clean, kill, runs, steps, wait_for
+from conftest import COMPACT_EPOCHS, Mirror, Project, client_of, is_clean, kill, runs, stages_run, steps, wait_for
 from ruamel.yaml import YAML
 
-from mnistflow.workspace import md5
+from mnistflow.core.files import md5
 
-EPOCHS = {"dense": 2, "cnn": 1, "compact": COMPACT_EPOCHS}
+pytestmark = pytest.mark.slow
 
-
-def check_record(uri: str) -> None:
-    """Make sure that the store holds one finished run per model, with its model and its evaluation, nothing twice."""
-    client = mlflow.MlflowClient(uri)
-    found = runs(client)
-    assert sorted(run.data.tags["model"] for run in found) == sorted(EPOCHS)
-    for run in found:
-        assert run.info.status == "FINISHED"
-        assert steps(client, run) == list(range(1, EPOCHS[run.data.tags["model"]] + 1))
-        assert len(run.outputs.model_outputs) == 1
-        assert "test_accuracy" in run.data.metrics
-        for metric in run.data.metrics.keys() - {"test_milliseconds_per_image"}:  # a new one each time
-            logged = steps(client, run, metric)
-            assert len(logged) == len(set(logged)), metric
+New = Callable[[Path], Project]
+EPOCHS = {"dense": 2, "compact": COMPACT_EPOCHS}
 
 
-def locked(project: Project) -> Any:
-    """What dvc.lock holds; the order of its stages is that in which they first ran."""
-    return YAML(typ="safe").load(project.folder / "dvc.lock")
+def check_run(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> None:
+    """Make sure that a run is complete: finished, with its model and evaluation, and each value logged once."""
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time >= run.info.start_time
+    assert steps(client, run) == list(range(1, EPOCHS[run.data.tags["model"]] + 1))
+    assert len(run.outputs.model_outputs) == 1
+    assert "test/accuracy" in run.data.metrics
+    for metric in run.data.metrics:
+        logged = steps(client, run, metric)
+        assert len(logged) == len(set(logged)) or metric.startswith("test/"), metric  # each evaluation logs its metrics
 
 
-def left_behind(project: Project) -> list[Path]:
-    """Files that a process was still writing when it ended."""
-    return [path for path in project.folder.rglob(".*@*") if ".git" not in path.parts]
-
-
-def check_outcome(project: Project, repro: Project) -> None:
-    """Make sure that a project ended as one that nobody disturbed, on record and with nothing left behind."""
+def check_outcome(project: Project, expected: Project) -> None:
+    """Make sure that a project ended as one that nobody disturbed: the same bytes, one run per model, nothing left."""
     project.record()
-    assert project.outputs() == repro.outputs()
-    assert locked(project) == locked(repro)
-    check_record(f"sqlite:///{project.folder}/mlflow.db")
+    assert project.outputs() == expected.outputs()
+    lock, expected_lock = (YAML(typ="safe").load(each.folder / "dvc.lock") for each in (project, expected))
+    assert lock == expected_lock
+    client = client_of(project)
+    recorded = runs(client)
+    assert sorted(run.data.tags["model"] for run in recorded) == sorted(EPOCHS)
+    for run in recorded:
+        check_run(client, run)
     assert not project.states()
-    assert not left_behind(project)
+    assert not project.temporary_files()
 
 
-def test_killed_in_every_stage_it_ends_in_the_bytes_of_a_run_that_nobody_touched(
-    repro: Project, new_project: Callable[[Path], Project], tmp_path: Path
+def kill_at(project: Project, pattern: str, *command: str) -> None:
+    """Start a command and kill it as soon as there is a file that matches the pattern."""
+    process = project.start(*command)
+    wait_for(lambda: any(project.folder.glob(pattern)), process)
+    kill(process)
+
+
+def forget_record(project: Project) -> None:
+    """Delete the MLflow record, so that it has what a test adds and nothing else."""
+    shutil.rmtree(project.folder / "mlruns")
+    (project.folder / "mlflow.db").unlink()
+
+
+def forget_stages(project: Project, *names: str) -> None:
+    """Delete stages from dvc.lock, as if they had never run."""
+    path = project.folder / "dvc.lock"
+    lock = YAML(typ="safe").load(path)
+    for name in names:
+        del lock["stages"][name]
+    YAML().dump(lock, path)
+
+
+def test_a_training_killed_at_any_moment_ends_in_the_same_bytes_and_in_one_run(
+    copy_of_repro: New, repro: Project, tmp_path: Path
 ) -> None:
-    project = new_project(tmp_path / "another place")
-
-    moments = {
-        "fetch": ".cache/downloads/tiny/t*",
-        "preprocess": "data/arrays/training/images.npy",
-        "train@compact": (
-            ".cache/training/*/journal.json",  # before the first epoch
-            ".cache/training/*/state.npz",  # after an epoch
-            "models/compact/model.keras",  # among its outputs
-            "mlruns/*/artifacts/history.csv",  # among what is logged
-            ".cache/training/*/finished",  # between its end and DVC's note of it
-        ),
-        "evaluate@compact": (
-            "evaluation/compact/predictions.csv",
-            "mlruns/*/artifacts/evaluation/report.json",  # among what is logged
-        ),
-    }
-    for target, patterns in moments.items():
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            process = project.start("dvc", "repro", target)
-            wait_for(lambda pattern=pattern: any(project.folder.glob(pattern)), process)
-            kill(process)
-    project.dvc("repro")
+    project = copy_of_repro(tmp_path / "project")
+    forget_record(project)
+    project.forget("models/compact/model.keras")
+    shutil.rmtree(project.folder / "models/compact")
+    forget_stages(project, "train@compact", "evaluate@compact")
+    moments = (
+        ".cache/training/compact-*/state.npz",  # after an epoch
+        "mlruns/*/artifacts/history.csv",  # after its outputs, among what is logged
+        ".cache/training/compact-*/model.md5",  # between its end and DVC's note of it
+    )
+    client = client_of(project)
+    ids = set()
+    for pattern in moments:
+        kill_at(project, pattern, "dvc", "repro", "train@compact")
+        if (project.folder / "mlflow.db").is_file() and client.get_experiment_by_name("mnistflow"):
+            ids |= {run.info.run_id for run in runs(client)}
+    output = project.dvc("repro")
+    assert stages_run(output) == ["train@compact"]
+    assert "epoch  1 " not in output
+    assert len(ids) == 1
+    project.record()
+    (run,) = runs(client, "tags.model = 'compact'")
+    assert {run.info.run_id} == ids
+    assert "restored" not in run.data.tags
     check_outcome(project, repro)
 
 
-def test_what_is_damaged_is_made_again(repro: Project) -> None:
-    before, lock = repro.outputs(), repro.read("dvc.lock")
-    damaged = [
-        "data/raw/t10k-labels-idx1-ubyte.gz",
-        "data/arrays/training/images.npy",
-        "data/arrays/validation/labels.npy",
-        "models/dense/model.keras",
-        "models/compact/history.csv",
-        "evaluation/cnn/predictions.csv",
-        "metrics/dense.json",
-        "plots/loss.png",
-    ]
-    for way in (flip, truncate):
-        for path in damaged:
-            way(repro.folder / path)
-        repro.dvc("repro")
-        assert repro.outputs() == before
-        assert repro.read("dvc.lock") == lock
-
-
-def test_a_damaged_download_is_had_again(repro: Project, mirror: Mirror) -> None:
-    flip(repro.folder / ".cache/downloads/tiny/train-labels-idx1-ubyte.gz")
-    mirror.requests.clear()
-    repro.dvc("repro", "--force", "--single-item", "fetch")
-    assert mirror.requests == ["/train-labels-idx1-ubyte.gz"]
-    assert is_clean(repro)
-
-
-def flip(path: Path) -> None:
+def test_a_damaged_state_costs_time_and_nothing_else(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    forget_record(project)
+    project.forget("models/compact/model.keras")
+    forget_stages(project, "train@compact", "evaluate@compact")
+    shutil.rmtree(project.folder / "models/compact")
+    kill_at(project, ".cache/training/compact-*/state.npz", "dvc", "repro", "train@compact")
+    (path,) = project.states("compact-*/state.npz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    output = project.dvc("repro")
+    assert "state.npz is damaged; training starts again from its first epoch" in output
+    check_outcome(project, repro)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+def test_other_stages_killed_end_in_the_same_bytes(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    for output in ("data/raw", "data/training", "evaluation/compact/predictions.csv", "plots/loss.png"):
+        project.forget(output)
+    for output in ("data", "evaluation/compact", "plots", ".dvc/cache/runs"):
+        shutil.rmtree(project.folder / output)
+    (project.folder / "metrics/comparison.json").unlink()
+    moments = {
+        "fetch": "data/raw/test_images",
+        "preprocess": "data/training/images.npy",
+        "evaluate@compact": "evaluation/compact/predictions.csv",
+        "plot": "plots/loss.png",
+    }
+    for stage, pattern in moments.items():
+        kill_at(project, pattern, "dvc", "repro", stage)
+    assert set(stages_run(project.repro())) == {"plot"}
+    check_outcome(project, repro)
 
 
-def test_a_restoring_that_is_killed_is_completed(repro: Project, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/other.db"
-    for pattern in ("history.csv", "evaluation/report.json"):
-        process = repro.start(*RECORD, PYTHONPATH="src", MLFLOW_TRACKING_URI=uri)
-        wait_for(lambda pattern=pattern: any(tmp_path.glob(f"mlruns/*/artifacts/{pattern}")), process)
-        kill(process)
-    repro.record(MLFLOW_TRACKING_URI=uri)
-    check_record(uri)
+def test_ctrl_c_marks_the_run_as_killed_and_the_same_command_goes_on(
+    copy_of_repro: New, repro: Project, tmp_path: Path
+) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    client = client_of(project)
+    before = len(runs(client))
+    project.forget("models/compact/model.keras")
+    process = project.start("dvc", "repro", "--force", "--single-item", "train@compact")
+    wait_for(lambda: project.states("compact-*/state.npz"), process)
+    kill(process, signal.SIGINT)
+    run = runs(client)[0]
+    assert (len(runs(client)), run.info.status) == (before + 1, "KILLED")
+
+    output = project.repro()
+    assert stages_run(output) == ["train@compact"]
+    assert "epoch  1 " not in output
+    assert project.outputs() == repro.outputs()
+    assert is_clean(project)
+    # DVC did not evaluate the model again, because it is the same, and yet its metrics are on this run too.
+    again = client.get_run(run.info.run_id)
+    assert len(runs(client)) == before + 1
+    check_run(client, again)
+    first = runs(client, "tags.model = 'compact'")[-1]
+    assert again.data.metrics["test/accuracy"] == first.data.metrics["test/accuracy"]
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_times(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    project.forget("models/compact/model.keras")
+    train = ("dvc", "repro", "--force", "--single-item", "train@compact")
+    process = project.start(*train)
+    wait_for(lambda: project.states("compact-*/state.npz"), process)
+    kill(process)
+    (path,) = project.states("compact-*/run.json")
+    hours = 2 * 3_600_000
+    record = json.loads(path.read_text())  # as if the training had begun two hours later than now
+    record["started"] += hours
+    record["epochs"] = [[ended + hours, seconds] for ended, seconds in record["epochs"]]
+    path.write_text(json.dumps(record))
+    client = client_of(project)
+    run = runs(client, "attributes.status = 'RUNNING'")[0]
+    client._tracking_client.store.update_run_info(run.info.run_id, mlflow.entities.RunStatus.RUNNING, None, None)
+    project.dvc(*train[1:])
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time >= max(run.info.start_time, record["started"])
+    assert run.data.metrics["seconds"] > 0
+    assert all(point.value > 0 for point in client.get_metric_history(run.info.run_id, "epoch_seconds"))
+
+
+def test_a_damaged_download_is_fetched_again(
+    copy_of_repro: New, tiny_files: Path, mirror: Mirror, tmp_path: Path
+) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    datasets = project.folder / "datasets.yaml"
+    datasets.write_text(datasets.read_text().replace(json.dumps(str(tiny_files)), json.dumps(mirror.url)))
+    raw = {path.name: path.read_bytes() for path in (project.folder / "data/raw").iterdir()}
+    fetch = ("repro", "--force", "--single-item", "fetch")
+    mirror.requests.clear()
+    project.dvc(*fetch)
+    assert sorted(mirror.requests) == ["/test_images", "/test_labels", "/train_images", "/train_labels"]
+    damaged = project.folder / ".cache/downloads/tiny/train_labels"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    mirror.requests.clear()
+    project.dvc(*fetch)
+    assert mirror.requests == ["/train_labels"]
+    assert {path.name: path.read_bytes() for path in (project.folder / "data/raw").iterdir()} == raw
+
+
+def test_a_damaged_output_is_made_or_fetched_again(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    for path in (
+        "data/raw/test_labels",
+        "data/training/images.npy",
+        "models/dense/model.keras",
+        "models/compact/history.csv",
+        "evaluation/dense/predictions.csv",
+        "metrics/dense.json",
+        "plots/loss.png",
+    ):
+        (project.folder / path).write_bytes(project.read(path)[:-1])
+    project.dvc("repro")
+    assert project.outputs() == repro.outputs()
+    assert is_clean(project)
+
+
+def test_a_damaged_model_is_refused_and_the_advice_brings_it_back(
+    copy_of_repro: New, repro: Project, tmp_path: Path
+) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    model = project.folder / "models/dense/model.keras"
+    content = bytearray(model.read_bytes())
+    content[1000] ^= 1
+    stat = model.stat()
+    model.chmod(0o644)
+    model.write_bytes(content)
+    os.utime(model, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rot does it: DVC sees no difference
+    output = project.record(status=1)
+    assert output.startswith("error: models/dense/model.keras is not the file that dvc.lock describes")
+    (advice,) = re.findall(r"run `(rm [^`]+)`", output)
+    project.run("sh", "-c", advice)
+    assert project.outputs() == repro.outputs()
+    project.record()
 
 
 @pytest.mark.parametrize("seeds", [(1, 2), (1, 1)], ids=["two models", "the same model"])
-def test_two_clones_start_at_once_with_one_store(
-    new_project: Callable[[Path], Project], tmp_path: Path, seeds: tuple[int, int]
-) -> None:
+def test_two_clones_start_at_once_with_one_store(copy_of_repro: New, tmp_path: Path, seeds: tuple[int, int]) -> None:
     uri = f"sqlite:///{tmp_path}/shared.db"
-    projects = [new_project(tmp_path / name) for name in ("one", "two")]
+    projects = [copy_of_repro(tmp_path / name) for name in ("one", "two")]
     for seed, project in zip(seeds, projects, strict=True):
+        project.forget("models/dense/model.keras")
         project.set(models__dense__seed=seed)
+        shutil.rmtree(project.folder / "models/dense")
     processes = [project.start("dvc", "repro", "evaluate@dense", MLFLOW_TRACKING_URI=uri) for project in projects]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    found = sorted(runs(mlflow.MlflowClient(uri)), key=lambda run: run.data.params["seed"])
-    assert [int(run.data.params["seed"]) for run in found] == sorted(seeds)
-    for run, project in zip(found, projects, strict=True):
-        assert run.info.status == "FINISHED"
-        (model,) = (project.folder / "models/dense/model.keras").parent.glob("*.keras")
-        assert run.data.tags["model_md5"] == md5(model)
-        assert run.data.metrics["test_accuracy"] == json.loads(project.read("metrics/dense.json"))["accuracy"]
-        assert len(run.outputs.model_outputs) == 1
-    assert len({run.data.tags["model_md5"] for run in found}) == len(set(seeds))
+    assert all("train@dense" in stages_run(output) for output in outputs)
+    client = mlflow.MlflowClient(uri)
+    recorded = sorted(runs(client), key=lambda run: run.data.params["seed"])
+    assert [int(run.data.params["seed"]) for run in recorded] == sorted(seeds)
+    for run, project in zip(recorded, projects, strict=True):
+        assert run.data.tags["model_md5"] == md5(project.folder / "models/dense/model.keras")
+    assert len({run.data.tags["model_md5"] for run in recorded}) == len(set(seeds))
 
 
-def test_two_queued_experiments_run_at_once(repro: Project) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{repro.folder}/mlflow.db")
+def test_two_workers_of_the_queue_record_each_its_own(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    client = client_of(project)
     before = {run.info.run_id for run in runs(client)}
-    repro.dvc("exp", "run", "--queue", "--name", "left", "--set-param", "models.dense.seed=11")
-    repro.dvc("exp", "run", "--queue", "--name", "right", "--set-param", "models.dense.seed=12")
-    repro.dvc("queue", "start", "--jobs", "2")
+    for name, seed in (("left", 11), ("right", 12)):
+        project.dvc("exp", "run", "--queue", "--name", name, "--set-param", f"models.dense.seed={seed}")
+    project.dvc("queue", "start", "--jobs", "2")
     try:
         until = time.monotonic() + 240
-        while re.search(r"Running|Queued", status := repro.dvc("queue", "status")):
+        while re.search(r"Running|Queued", status := project.dvc("queue", "status")):
             assert time.monotonic() < until, status
             time.sleep(1)
-        assert status.count("Success") == 2, status + repro.dvc("queue", "logs", "left")
+        assert status.count("Success") == 2, status + project.dvc("queue", "logs", "left")
     finally:
-        repro.dvc("queue", "stop", "--kill")
+        project.dvc("queue", "stop", "--kill")
     new = {run.data.tags["dvc_experiment"]: run for run in runs(client) if run.info.run_id not in before}
     assert {name: run.data.params["seed"] for name, run in new.items()} == {"left": "11", "right": "12"}
     for name, run in new.items():
-        assert run.info.status == "FINISHED"
-        assert steps(client, run) == [1, 2]
-        changes = json.loads(repro.dvc("metrics", "diff", "--all", "--json", "HEAD", name))
-        assert run.data.metrics["test_accuracy"] == changes["metrics/dense.json"]["accuracy"]["new"]
-    assert not repro.states()
-    assert is_clean(repro)
+        check_run(client, run)
+        changes = json.loads(project.dvc("metrics", "diff", "--all", "--json", "HEAD", name))
+        assert run.data.metrics["test/accuracy"] == changes["metrics/dense.json"]["accuracy"]["new"]
+    assert is_clean(project)
+    assert not project.states()
 
 
 @contextmanager
@@ -195,56 +307,67 @@ def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_on_a_full_or_read_only_disk_a_stage_ends_in_a_sentence_and_goes_on_later(
-    repro: Project, new_project: Callable[[Path], Project], tmp_path: Path
+def test_on_a_full_or_read_only_disk_a_stage_ends_in_one_sentence_and_goes_on_later(
+    new_project: New, repro: Project, tmp_path: Path
 ) -> None:
     project = new_project(tmp_path / "project")
+    full = "No space left on device; free some space"
 
-    def fails(target: str, place: str, reason: str) -> None:
+    def fails(target: str, file: str, reason: str) -> None:
         output = project.dvc("repro", target, status=255)
-        assert re.search(rf"^error: {place}: {reason}; make room or permit writing, then run again\.$", output, re.M), (
-            output
-        )
+        assert re.search(rf"^error: {file}: {reason}, then run the same command again\.$", output, re.MULTILINE), output
         assert "Traceback" not in output
-        assert not left_behind(project)
+        assert not project.temporary_files()
 
-    full = "No space left on device"
-    with small_disk(project.folder / "data", "200k") as data, small_disk(project.folder / "models", "50k") as models:
-        fails("preprocess", "data/arrays/training/images.npy", full)
-        assert not (project.folder / "data/arrays/training/images.npy").exists()
+    with small_disk(project.folder / "data", "500k") as data, small_disk(project.folder / "models", "50k") as models:
+        fails("preprocess", "data/training/images.npy", full)
         data("size=20m")
         with small_disk(project.folder / ".cache/training", "100k") as cache:
             fails("train@compact", r"\S+/state.npz", full)
             cache("size=20m")
             fails("train@compact", "models/compact/model.keras", full)
-            assert not (project.folder / "models/compact/model.keras").exists()
             cache("ro")
-            fails("train@compact", r"\S+", "Read-only file system")
+            fails("train@compact", r"\S+", "Read-only file system; give yourself the right to write there")
             cache("rw")
             models("size=20m")
-            assert "epoch  1" not in project.dvc("repro", "train@compact")
+            assert "epoch  1 " not in project.dvc("repro", "train@compact")
         made = project.outputs()
         assert made == {path: content for path, content in repro.outputs().items() if path in made}
         assert "models/compact/model.keras" in made
 
 
-def test_a_training_that_diverges_keeps_nothing_and_is_on_record_as_failed(
-    new_project: Callable[[Path], Project], tmp_path: Path
-) -> None:
-    project = new_project(tmp_path / "project")
-    # No learning rate that params.yaml may hold is sure to do it.
-    code = project.folder / "src/mnistflow/params.py"
-    code.write_text(code.read_text().replace("Field(gt=0, le=1)", "Field(gt=0)"))
+def test_a_record_that_can_t_be_written_stops_no_training(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
+    """Its disk is full: the reason names the record, and after there is room, the record becomes complete."""
+    project = copy_of_repro(tmp_path / "project")
+    forget_record(project)
+    project.forget("models/dense/model.keras")
+    shutil.rmtree(project.folder / "models/dense")
+    with small_disk(project.folder / "mlruns", "1k"):
+        output = project.dvc("repro")
+    assert stages_run(output) == ["train@dense"]
+    assert output.count("not recorded: ") == 1
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+    check_outcome(project, repro)
+    (run,) = runs(client_of(project), "tags.model = 'dense'")
+    assert "restored" not in run.data.tags
+
+
+def test_a_training_that_diverges_leaves_nothing_and_is_on_record_as_failed(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    # No learning rate that params.yaml may hold is sure to diverge.
+    code = project.folder / "src/mnistflow/core/params.py"
+    code.write_text(code.read_text().replace("Field(gt=0, le=1)]  # the peak", "Field(gt=0)]  # the peak"))
     project.set(models__dense__learning_rate=1e30)
     output = project.dvc("repro", "train@dense", status=255)
     assert re.search(
-        r"^error: training of dense diverged: its loss is .* at a learning rate of 1e\+30; lower ", output, re.M
+        r"^error: training of dense diverged: its loss is .* at a learning rate of 1e\+30; lower ", output, re.MULTILINE
     )
     assert "Traceback" not in output
-    assert not project.states()
+    assert not project.states("dense-*/state.npz")
     assert not (project.folder / "models/dense/model.keras").exists()
-    (run,) = runs(mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db"))
+    run = runs(client_of(project), "tags.model = 'dense'")[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["failure"] in output
-    assert f"It failed: {run.data.tags['failure']}" in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["mlflow.note.content"].startswith(f"It failed: {run.data.tags['failure']}")
     assert not run.outputs.model_outputs

@@ -1,26 +1,54 @@
-"""The record is complete in the end, whatever became of its store meanwhile."""
+"""The record in MLflow is complete in the end, whatever happens to its store or to the folder meanwhile."""
 
+import csv
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
-from conftest import COMPACT_EPOCHS, Project, answers, kill, runs, steps, wait_for
+from conftest import (
+    RECORD,
+    Project,
+    address_of,
+    answers,
+    client_of,
+    inside,
+    is_clean,
+    kill,
+    runs,
+    serving,
+    stages_run,
+    steps,
+    wait_for,
+)
+from test_faults import check_run, forget_record
 
-from mnistflow import journal, record, store
-from mnistflow.workspace import WorkflowError
+from mnistflow.data import arrays
+from mnistflow.tracking import record, store
+from mnistflow.tracking import runs as tracking
+from mnistflow.training import history, state
 
-DETAILS = {
+New = Callable[[Path], Project]
+DETAILS: dict[str, Any] = {
     "model": "dense",
     "settings": {
-        **{"epochs": 1, "schedule": "constant", "optimizer": "adam", "learning_rate": 0.001},
-        **{"batch_size": 10, "seed": 1, "shift": 0, "rotate": 0.0, "zoom": 0.0},
+        "epochs": 1,
+        "schedule": "constant",
+        "optimizer": "adam",
+        "learning_rate": 1,
+        "batch_size": 1,
+        "seed": 1,
     },
     "dataset": "tiny",
     "validation": 10,
@@ -31,69 +59,65 @@ DETAILS = {
 
 
 @pytest.fixture
-def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, whose store is its own."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with inside(Project(tmp_path)):
+        yield tmp_path
 
 
-@pytest.mark.usefixtures("_own_store")
-def test_an_attempt_goes_on_in_its_own_run(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), record.training(tmp_path / "a.json", DETAILS):
+def test_a_training_that_goes_on_keeps_its_run(own_store: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.training(own_store / "a.json", DETAILS):
         raise KeyboardInterrupt
-    (first,) = runs(mlflow.MlflowClient())
+    client = mlflow.MlflowClient()
+    (first,) = runs(client)
     assert first.info.status == "KILLED"
-    with pytest.raises(ZeroDivisionError), record.training(tmp_path / "a.json", DETAILS):
+    with pytest.raises(ZeroDivisionError), tracking.training(own_store / "a.json", DETAILS):
         raise ZeroDivisionError
-    with record.training(tmp_path / "b.json", DETAILS):
+    failed = client.get_run(first.info.run_id)
+    assert (failed.info.status, failed.data.tags["failure"]) == ("FAILED", "ZeroDivisionError")
+    assert "It failed: ZeroDivisionError" in failed.data.tags["mlflow.note.content"]
+    with tracking.training(own_store / "a.json", DETAILS):
         pass
-    other, again = runs(mlflow.MlflowClient())
-    assert first.info.run_id == again.info.run_id != other.info.run_id
-    assert (again.info.status, other.info.status) == ("FAILED", "FINISHED")
-    assert again.data.tags["failure"] == "ZeroDivisionError"
-    assert "dense, not evaluated on the test set yet." in again.data.tags["mlflow.note.content"]
-    assert len(again.inputs.dataset_inputs) == 1
-    with record.training(tmp_path / "a.json", DETAILS):
+    finished = client.get_run(first.info.run_id)
+    assert finished.info.status == "FINISHED"
+    assert "failure" not in finished.data.tags
+    assert len(finished.inputs.dataset_inputs) == 1
+    for content in ("{", "[1]", '{"details": 1}', '{"unknown": "key"}'):  # a damaged file costs its run, nothing else
+        (own_store / "a.json").write_text(content)
+    with tracking.training(own_store / "a.json", DETAILS):
         pass
-    again = mlflow.get_run(first.info.run_id)
-    assert again.info.status == "FINISHED"
-    assert "failure" not in again.data.tags
+    assert len(runs(client)) == 2
 
 
-@pytest.mark.usefixtures("_own_store")
-def test_a_damaged_journal_costs_its_run_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for content in ("{", "[1]", '{"details": 1}', '{"unheard": "of"}'):
-        (tmp_path / "journal.json").write_text(content)
-        with record.training(tmp_path / "journal.json", DETAILS):
-            pass
-        assert f"{tmp_path}/journal.json is" in capsys.readouterr().out
-        assert journal.read(tmp_path / "journal.json").details == DETAILS
+def test_a_training_that_begins_again_logs_each_epoch_once(own_store: Path) -> None:
+    """As one whose state was damaged: it comes to the same epochs a second time."""
+    rows = [history.Epoch(number, 0.5, 0.9, 0.4, 0.8, 0.1) for number in (1, 2, 3, 4)]
+    path = own_store / "run.json"
+    for epochs, seconds in ((3, 1.0), (4, 2.0)):
+        with tracking.training(path, DETAILS) as run:
+            for count in range(epochs):
+                run.log_epochs(rows[: count + 1], seconds)
+    client = mlflow.MlflowClient()
+    (only,) = runs(client)
+    assert steps(client, only) == steps(client, only, "epoch_seconds") == [1, 2, 3, 4]
+    assert len(json.loads(path.read_text())["epochs"]) == 4
 
 
-@pytest.mark.usefixtures("_own_store")
-def test_a_wrong_setting_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MNISTFLOW_RECORD", "never")
-    with (
-        pytest.raises(WorkflowError, match="MNISTFLOW_RECORD is 'never'; now or later is expected"),
-        record.training(tmp_path / "journal.json", DETAILS),
-    ):
+def test_a_training_whose_store_came_back_leaves_nothing_to_do(
+    own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_folder = own_store / "state"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/x.db")
+    with pytest.raises(KeyboardInterrupt), tracking.training(state_folder / "run.json", DETAILS):
+        raise KeyboardInterrupt
+    assert (state_folder / state.UNRECORDED).is_file()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address_of(Project(own_store)))
+    with tracking.training(state_folder / "run.json", DETAILS):
         pass
-
-
-@pytest.mark.usefixtures("_own_store")
-def test_what_was_kept_is_handed_over_only_if_it_is_whole(tmp_path: Path) -> None:
-    for place in range(3):
-        ended = journal.Journal(DETAILS, {"model": "dense"}, attempt=str(place), status="FAILED", ended=journal.now())
-        journal.keep_training(ended, None)
-    file = tmp_path / ".cache/unrecorded/1/journal.json"
-    file.write_text(file.read_text().replace("tiny", "tinz"))
-    store.connect()
-    (complaint,) = record.hand_over()
-    assert "unrecorded/1 is damaged and can't be handed over; delete it." in complaint
-    assert {run.data.tags["attempt"] for run in runs(mlflow.MlflowClient())} == {"0", "2"}
-    assert [path.name for path in (tmp_path / ".cache/unrecorded").glob("[!.]*")] == ["1"]
+    assert not (state_folder / state.UNRECORDED).is_file()
+    (run,) = runs(mlflow.MlflowClient())
+    assert run.info.status == "FINISHED"
 
 
 @contextmanager
@@ -103,7 +127,12 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *stores], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            [*command, *stores],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), process)
@@ -113,55 +142,193 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             kill(process)
 
 
-def test_a_server_that_is_away_delays_the_record_and_nothing_else(repro: Project, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_server_that_is_away_delays_the_record_and_nothing_else(
+    copy_of_repro: New, repro: Project, tmp_path: Path
+) -> None:
+    """Away from the start of one training, lost on the way of the next, and then back."""
+    project = copy_of_repro(tmp_path / "project")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    away = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    before, lock = repro.outputs(), repro.read("dvc.lock")
-    client = mlflow.MlflowClient(away["MLFLOW_TRACKING_URI"])
+    away = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    for model in ("dense", "compact"):
+        project.forget(f"models/{model}/model.keras")
+        shutil.rmtree(project.folder / f"models/{model}")
 
-    # At the start of a training: an error before it begins, or, if one so wishes, a training.
-    repro.forget("models/dense/model.keras")
-    train_dense = ("repro", "--force", "--single-item", "train@dense")
-    output = repro.dvc(*train_dense, status=255, **away)
-    assert f"error: the MLflow tracking store http://127.0.0.1:{port} can't be used" in output
-    assert "MNISTFLOW_RECORD=later" in output
-    assert "epoch  1" not in output
-    output = repro.dvc(*train_dense, MNISTFLOW_RECORD="later", **away)
-    assert "not recorded yet" in output
-
-    # In the middle of a training, and at an evaluation.
-    repro.forget("models/compact/model.keras")
+    output = project.dvc("repro", "train@dense", **away)
+    assert f"not recorded: the MLflow tracking store http://127.0.0.1:{port} can't be used" in output
+    assert "the training goes on" in output
     with server(tmp_path, port) as process:
-        training = repro.start("dvc", "repro", "--force", "--single-item", "train@compact", **away)
-        wait_for(lambda: repro.states("compact-*/state.npz"), training)
+        training = project.start("dvc", "repro", "train@compact", **away)
+        wait_for(lambda: project.states("compact-*/state.npz"), training)
         kill(process)
         output, _ = training.communicate(timeout=120)
-        assert training.returncode == 0, output
-    assert output.count("not recorded yet") == 2  # when it was lost, and when it was tried again at the end
+    assert training.returncode == 0, output
+    assert output.count("not recorded: ") == 1
+    assert project.outputs() == repro.outputs()
+    assert is_clean(project)
     ended = 1000 * time.time()
-    output = repro.dvc("repro", "--force", "--single-item", "evaluate@compact", **away)
-    assert "not recorded yet" in output
-    assert repro.outputs() == before
-    assert repro.read("dvc.lock") == lock
 
     with server(tmp_path, port):
-        assert repro.record(**away).count("recorded: ") == 3
-        assert "recorded: " not in repro.record(**away)
-        found = {run.data.tags["model"]: run for run in runs(client)}
-        assert len(runs(client)) == len(found) == 3
-        assert "restored" in found["cnn"].data.tags  # it was not trained meanwhile
-        for model, epochs in (("dense", 2), ("compact", COMPACT_EPOCHS)):
-            run = found[model]
+        project.record(**away)
+        client = mlflow.MlflowClient(away["MLFLOW_TRACKING_URI"])
+        recorded = {run.data.tags["model"]: run for run in runs(client)}
+        assert sorted(recorded) == ["compact", "dense"]
+        assert len(runs(client)) == 2
+        for run in recorded.values():
+            check_run(client, run)
+        for model in ("dense", "compact"):
+            run = recorded[model]
             assert "restored" not in run.data.tags
-            assert run.info.status == "FINISHED"
             assert run.info.end_time < ended
-            for metric in ("val_loss", "epoch_seconds"):
-                assert steps(client, run, metric) == list(range(1, epochs + 1))
             assert run.data.metrics["seconds"] > 0
-            metrics = json.loads(repro.read(f"metrics/{model}.json"))
-            assert run.data.metrics["test_accuracy"] == metrics["accuracy"]
-            assert run.outputs.model_outputs
-            assert {"evaluation", "model.keras"} < {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert not list((repro.folder / ".cache/unrecorded").glob("[!.]*"))
-    assert not repro.states()
+            assert steps(client, run, "epoch_seconds") == steps(client, run)
+        project.record(**away)
+        assert {run.info.run_id for run in runs(client)} == {run.info.run_id for run in recorded.values()}
+        assert {run.data.tags["model"]: run.data.metrics for run in runs(client)} == {
+            model: run.data.metrics for model, run in recorded.items()
+        }
+    assert not project.states()
+
+
+@pytest.mark.slow
+def test_a_new_store_gets_the_runs_from_the_outputs(copy_of_repro: New, tmp_path: Path) -> None:
+    """Also where the outputs are links into DVC's cache, and where the writing is killed."""
+    project = copy_of_repro(tmp_path / "project")
+    forget_record(project)
+    project.dvc("config", "--local", "cache.type", "symlink")
+    project.dvc("checkout", "--relink")
+    assert (project.folder / "models/dense/model.keras").is_symlink()
+    for pattern in ("mlruns/*/artifacts/history.csv", "mlruns/*/artifacts/evaluation/report.json"):
+        process = project.start(*RECORD, PYTHONPATH="src")
+        wait_for(lambda pattern=pattern: any(project.folder.glob(pattern)), process)
+        kill(process)
+    project.record()
+    client = client_of(project)
+    restored = runs(client)
+    assert sorted(run.info.run_name for run in restored) == ["compact", "dense"]
+    for run in restored:
+        check_run(client, run)
+        assert run.data.tags["restored"] == "true"
+        assert run.data.tags["mlflow.source.git.commit"] == "unknown"
+        assert "Restored from DVC's outputs" in run.data.tags["mlflow.note.content"]
+        metrics = json.loads(project.read(f"metrics/{run.info.run_name}.json"))
+        assert run.data.metrics["test/accuracy"] == metrics["accuracy"]
+        assert "processor" not in run.data.tags
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_marked_as_killed_though_its_training_never_goes_on(
+    copy_of_repro: New, tmp_path: Path
+) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    client = client_of(project)
+    process = project.start("dvc", "repro", "--force", "--single-item", "train@compact")
+    wait_for(lambda: project.states("compact-*/state.npz"), process)
+    kill(process)
+    (run,) = runs(client, "attributes.status = 'RUNNING'")
+    output = project.repro()  # DVC's cache has the model
+    assert stages_run(output) == []
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "KILLED"
+    assert run.info.end_time >= run.info.start_time
+
+
+@pytest.mark.slow
+def test_what_a_user_adds_to_a_finished_run_stays(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    client = client_of(project)
+    run = runs(client, "tags.model = 'compact'")[0]
+    client.log_metric(run.info.run_id, "usefulness", 0.5)
+    client.log_metric(run.info.run_id, "val_loss", 9.9, step=2)
+    client.set_tag(run.info.run_id, "favourite", "yes")
+    before = client.get_run(run.info.run_id)
+    assert project.record() == ""
+    after = client.get_run(run.info.run_id)
+    assert (after.data.metrics, after.data.tags) == (before.data.metrics, before.data.tags)
+    assert len(runs(client)) == 2
+
+
+@pytest.mark.slow
+def test_the_price_of_the_record_does_not_grow_with_the_number_of_runs(copy_of_repro: New, tmp_path: Path) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    project = copy_of_repro(tmp_path / "project")
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *arguments: Any) -> None:
+        statements.append(statement)
+
+    def price() -> int:
+        statements.clear()
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            record.main()
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        return len(statements)
+
+    with inside(project) as client:
+        price()  # the first in a process opens the store
+        few = price()
+        for number in range(200):
+            client.create_run(store.experiment_id(), tags={"model": "dense", "model_md5": f"{number:032}"})
+        assert 0 < price() == few
+
+
+@pytest.mark.slow
+def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, tmp_path: Path) -> None:
+    before = copy_of_repro(tmp_path / "old place")
+    forget_record(before)
+    before.record()
+    (before.folder / "report.html").unlink(missing_ok=True)
+    project = Project(tmp_path / "new place")
+    shutil.move(before.folder, project.folder)
+    assert not before.folder.exists()
+
+    project.set(evaluate__model="dense")
+    project.repro()
+    register = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
+    assert "version 1 of mnistflow is this dense" in register
+    project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
+    assert not before.folder.exists()  # nobody made it anew
+    recorded = {run.data.tags["model"]: run for run in runs(client_of(project))}
+    assert len(runs(client_of(project))) == 2
+
+    with inside(project):
+        model = mlflow.pyfunc.load_model("models:/mnistflow@champion")
+        images = np.asarray(arrays.load(Path("data/test")).images)
+        rows = csv.DictReader(project.read("evaluation/dense/predictions.csv").decode().splitlines())
+        assert list(model.predict(images)["class"]) == [int(row["predicted"]) for row in rows]
+    with serving(project, "health", "mlflow", "ui", "--workers", "1") as address:  # nothing but MLflow's own command
+        for name, run in recorded.items():
+            for path in ("history.csv", "loss.png", "evaluation/report.json", "report.html"):
+                url = f"{address}get-artifact?path={path}&run_uuid={run.info.run_id}"
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    content = answer.read()
+                if path == "history.csv":
+                    assert content == project.read(f"models/{name}/history.csv")
+                assert content
+
+
+@pytest.mark.slow
+def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    client = client_of(project)
+    output = project.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "models.dense.learning_rate=1e-4")
+    assert stages_run(output) == ["params", "train@dense", "evaluate@dense", "compare", "plot"]
+    run = runs(client)[0]
+    check_run(client, run)
+    assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("dense (slower)", "slower")
+    assert run.data.params["learning_rate"] == "0.0001"
+    tags = run.data.tags
+    assert tags["mlflow.source.git.commit"] == project.run("git", "rev-parse", "HEAD").strip()
+    assert (tags["git_dirty"], tags["git_changes"]) == ("true", "params.yaml")
+    assert not project.states()
+    changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "slower"))
+    assert set(changes) == {"metrics/dense.json"}
+    # The same value in the workspace: DVC knows the outcome.
+    project.set(models__dense__learning_rate=0.0001)
+    assert not [stage for stage in stages_run(project.repro()) if "@" in stage]
+    assert len(runs(client)) == 3

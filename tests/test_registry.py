@@ -1,10 +1,10 @@
-"""What is registered, which version is served, and what the server answers."""
+"""What is registered, which version is the champion, what the registered model gives and what its server answers."""
 
 import csv
 import json
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -12,62 +12,61 @@ from urllib.error import HTTPError
 import mlflow
 import numpy as np
 import pytest
-from conftest import Project, serving
+from conftest import Project, inside, runs, serving
 
-from mnistflow import evaluation, registry, splits, store
-from mnistflow.evaluation import Evaluated
-from mnistflow.workspace import WorkflowError
+from mnistflow.core.errors import WorkflowError
+from mnistflow.data import arrays
+from mnistflow.data.arrays import Split
+from mnistflow.evaluation import predictions
+from mnistflow.evaluation.predictions import Predictions
+from mnistflow.tracking import registry, store
 
-ARGUMENTS = ("python", "-m", "mnistflow.registry", "HEAD", "models", "evaluation", "metrics", "data/arrays/validation")
+REGISTER = ("python", "-m", "mnistflow.tracking.registry")
+URI = "models:/mnistflow@champion"
+
+pytestmark = pytest.mark.xdist_group("registry")
 
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
     """A client of an empty store."""
-    before = mlflow.get_tracking_uri()
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store.connect()
-    yield store.client()
-    mlflow.set_tracking_uri(before)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with inside(Project(tmp_path)) as client:
+        store.connect()
+        yield client
 
 
-def version(client: mlflow.MlflowClient, folder: Path, right: range, of: int = 100) -> tuple[Any, Evaluated]:
-    """A version of a model that gets the images of `right` right, of `of`, and what it said about them."""
-    labels = np.arange(of, dtype=np.uint8) % 10
-    said = np.where(np.isin(np.arange(of), right), labels, (labels + 1) % 10)
-    evaluation.write(
-        folder / "evaluation",
-        np.zeros((of, 28, 28), np.uint8),
-        labels,
-        np.eye(10, dtype=np.float32)[said],
-        {"classes": [*"0123456789"]},
+def version(client: mlflow.MlflowClient, folder: Path, right: range, images: int = 100) -> tuple[Any, Predictions]:
+    """A version of a model that is right on the images of `right`, and its predictions."""
+    labels = np.arange(images, dtype=np.uint8) % 10
+    predicted = np.where(np.isin(np.arange(images), right), labels, (labels + 1) % 10)
+    test = Split(np.zeros((images, 28, 28), np.uint8), labels)
+    predictions.write(
+        folder / "evaluation", test, np.eye(10, dtype=np.float32)[predicted], {"classes": [*"0123456789"]}
     )
-    experiment = client.get_experiment_by_name("mnistflow")
-    assert experiment is not None
-    run = client.create_run(experiment.experiment_id)
+    run = client.create_run(store.experiment_id())
     client.log_artifacts(run.info.run_id, str(folder / "evaluation"), "evaluation")
     if not client.search_registered_models():
         client.create_registered_model("mnistflow")
     made = client.create_model_version("mnistflow", str(folder), run.info.run_id)
-    return made, evaluation.read(folder / "evaluation")
+    return made, predictions.read(folder / "evaluation")
 
 
 def test_champion_moves_only_to_a_version_that_is_better_by_more_than_chance(
     client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
     def aliases() -> dict[str, str]:
-        found = client.get_registered_model("mnistflow").aliases
-        return {alias: str(number) for alias, number in found.items()}
+        model = client.get_registered_model("mnistflow")
+        return {alias: str(number) for alias, number in model.aliases.items()}
 
     first = version(client, tmp_path / "first", range(80))
     assert "there was no champion" in registry.promote(*first)
     assert "already" in registry.promote(*first)
 
     by_chance = version(client, tmp_path / "by chance", range(83))
-    said = registry.promote(*by_chance)
-    assert said.startswith("it is the challenger, and version 1 stays champion: +3.00 points")
-    assert "3 errors fixed, 0 introduced, McNemar p = 0.25" in said
+    reason = registry.promote(*by_chance)
+    assert reason.startswith("it is the challenger, and version 1 stays champion: +3.00 points")
+    assert "3 errors fixed, 0 introduced, McNemar p = 0.25" in reason
     assert aliases() == {"champion": "1", "challenger": "2"}
 
     worse = version(client, tmp_path / "worse", range(20))
@@ -75,12 +74,27 @@ def test_champion_moves_only_to_a_version_that_is_better_by_more_than_chance(
     assert aliases() == {"champion": "1", "challenger": "3"}
 
     better = version(client, tmp_path / "better", range(95))
-    assert registry.promote(*better).startswith("it becomes champion: +15.00 points against version 1")
+    reason = registry.promote(*better)
+    assert reason.startswith("it becomes champion: +15.00 points")
+    assert reason.endswith("against version 1")
     assert aliases() == {"champion": "4", "challenger": "3"}
 
-    elsewhere = version(client, tmp_path / "elsewhere", range(50), of=50)
+    elsewhere = version(client, tmp_path / "elsewhere", range(50), images=50)
     assert "no alias moves, because version 4, the champion, was tested on other" in registry.promote(*elsewhere)
     assert aliases() == {"champion": "4", "challenger": "3"}
+
+
+def test_a_challenger_that_gets_better_is_no_challenger_any_more(client: mlflow.MlflowClient, tmp_path: Path) -> None:
+    registry.promote(*version(client, tmp_path / "first", range(80)))
+    second = version(client, tmp_path / "second", range(82))
+    registry.promote(*second)
+    labels = second[1].labels
+    registry.promote(
+        second[0],
+        Predictions(labels, labels, second[1].confidence, second[1].error_images, {"classes": second[1].classes}),
+    )
+    aliases = client.get_registered_model("mnistflow").aliases
+    assert {alias: str(number) for alias, number in aliases.items()} == {"champion": "2"}
 
 
 def test_a_champion_that_lost_its_predictions_is_named(client: mlflow.MlflowClient, tmp_path: Path) -> None:
@@ -92,6 +106,61 @@ def test_a_champion_that_lost_its_predictions_is_named(client: mlflow.MlflowClie
     assert "\n" not in str(raised.value)
 
 
+@pytest.fixture(scope="module")
+def registered(
+    copy_of_repro: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, list[str]]:
+    """A project whose compact model two processes have registered at once, and what these printed."""
+    project = copy_of_repro(tmp_path_factory.mktemp("registered") / "project")
+    processes = [project.start(*REGISTER, PYTHONPATH="src") for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return project, outputs
+
+
+def inputs_and_rows(project: Project) -> tuple[np.typing.NDArray[np.uint8], list[dict[str, str]]]:
+    """The test images, and the rows of predictions.csv."""
+    images = np.asarray(arrays.load(project.folder / "data/test").images)
+    return images, list(csv.DictReader(project.read("evaluation/compact/predictions.csv").decode().splitlines()))
+
+
+@pytest.mark.slow
+def test_the_selected_model_becomes_one_version_with_its_facts(registered: tuple[Project, list[str]]) -> None:
+    project, outputs = registered
+    assert all("version 1 of mnistflow is this compact" in output for output in outputs)
+    assert f"mlflow models serve -m {URI} --env-manager local" in outputs[0]
+    with inside(project) as client:
+        (made,) = client.search_model_versions("name = 'mnistflow'")
+        metrics = json.loads(project.read("metrics/compact.json"))
+        assert made.tags["model_md5"] in project.read("dvc.lock").decode()
+        assert made.tags["git_commit"] == project.run("git", "rev-parse", "HEAD").strip()
+        assert made.tags["git_dirty"] == "false"
+        assert (float(made.tags["accuracy"]), int(made.tags["errors"])) == (metrics["accuracy"], metrics["errors"])
+        assert made.description.startswith(f"compact: {metrics['accuracy']:.2%} of the test images right")
+        (run,) = runs(client, "tags.model = 'compact'")
+        assert made.run_id == run.info.run_id
+        assert len(run.outputs.model_outputs) == 1
+
+
+@pytest.mark.slow
+def test_it_is_loaded_as_keras_model_and_as_classifier(registered: tuple[Project, list[str]]) -> None:
+    project, _ = registered
+    images, rows = inputs_and_rows(project)
+    expected = [int(row["predicted"]) for row in rows]
+    with inside(project):
+        network = mlflow.tensorflow.load_model(URI)
+        assert type(network).__module__.startswith("keras.")
+        assert network.predict(images, verbose=0).argmax(axis=1).tolist() == expected
+        classifier = mlflow.pyfunc.load_model(URI)
+        answer = classifier.predict(images)
+        assert list(answer["class"]) == expected
+        np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, rtol=1e-5)
+        assert classifier.metadata.saved_input_example_info is not None
+        needed = Path(mlflow.artifacts.download_artifacts(f"{URI}/requirements.txt")).read_text()
+    assert {"mlflow", "keras", "numpy"} < {line.partition("==")[0] for line in needed.splitlines()}
+    assert "tensorflow" in needed
+
+
 def post(address: str, inputs: Any) -> Any:
     request = urllib.request.Request(
         f"{address}invocations", json.dumps({"inputs": inputs}).encode(), {"Content-Type": "application/json"}
@@ -100,50 +169,32 @@ def post(address: str, inputs: Any) -> Any:
         return json.load(answer)["predictions"]
 
 
-def test_the_selected_model_is_registered_once_and_served(repro: Project) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{repro.folder / 'mlflow.db'}")
-    params, selected = repro.read("params.yaml"), repro.read("metrics/selected.json")
-    try:
-        (repro.folder / "metrics/selected.json").write_bytes(repro.read("metrics/dense.json"))
-        repro.set(evaluate__model="dense", evaluate__target_accuracy=1.0)
-        assert "dense does not pass: " in repro.run(*ARGUMENTS, status=1, PYTHONPATH="src")
-        assert not client.search_registered_models()
-
-        repro.set(evaluate__target_accuracy=0.3)
-        together = [repro.start(*ARGUMENTS, PYTHONPATH="src") for _ in range(2)]
-        outputs = [process.communicate(timeout=120)[0] for process in together]
-        assert [process.returncode for process in together] == [0, 0], outputs
-    finally:
-        (repro.folder / "params.yaml").write_bytes(params)
-        (repro.folder / "metrics/selected.json").write_bytes(selected)
-    assert all("version 1 of mnistflow is this dense" in output for output in outputs)
-    assert "mlflow models serve -m models:/mnistflow@champion --env-manager local" in outputs[0]
-    (made,) = client.search_model_versions("name = 'mnistflow'")
-    metrics = json.loads(repro.read("metrics/dense.json"))
-    assert made.tags["model_md5"] in repro.read("dvc.lock").decode()
-    assert made.tags["git_commit"] == repro.run("git", "rev-parse", "HEAD").strip()
-    assert made.tags["git_dirty"] == "true"
-    assert (float(made.tags["accuracy"]), int(made.tags["errors"])) == (metrics["accuracy"], metrics["errors"])
-    assert made.description is not None
-    assert made.description.startswith(f"dense: {metrics['accuracy']:.2%} of the test images right")
-    assert client.get_run(made.run_id).data.tags["model_md5"] == made.tags["model_md5"]
-
-    serve = ("mlflow", "models", "serve", "-m", "models:/mnistflow@champion", "--env-manager", "local")
-    with serving(repro, "ping", *serve) as address:
-        images = np.asarray(splits.load(repro.folder / "data/arrays/test").images)
+@pytest.mark.slow
+def test_its_server_answers_raw_pixels_and_refuses_all_else(registered: tuple[Project, list[str]]) -> None:
+    project, _ = registered
+    images, rows = inputs_and_rows(project)
+    with serving(project, "ping", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local") as address:
         answer = post(address, images.tolist())
-        rows = list(csv.DictReader(repro.read("evaluation/dense/predictions.csv").decode().splitlines()))
         assert answer["class"] == [int(row["predicted"]) for row in rows]
-        np.testing.assert_allclose(
-            np.max(answer["probabilities"], axis=1), [float(row["probability"]) for row in rows], atol=1e-5
-        )
-        for wrong, reason in [
-            (images[0], "does not match expected shape (-1, 28, 28)"),
-            (images[:1].reshape(1, 784), "Shape of input (1, 784) does not match expected shape (-1, 28, 28)"),
-            (images[:1].astype(int) + 256, "out of bounds for uint8"),
-            (images[:1] / 255, "Pixels are expected raw, 0 to 255, not scaled to 0-1"),
+        confidence = [float(row["probability"]) for row in rows]
+        np.testing.assert_allclose(np.max(answer["probabilities"], axis=1), confidence, atol=1e-5)
+
+        scaled = images[:3].astype(float)
+        scaled[1] /= 255
+        for wrong, sentence in [
+            (images[0], "the input has the shape (28, 28)"),
+            (images[:1].reshape(1, 784), "the input has the shape (1, 784)"),
+            (np.zeros((0, 28, 28)), "the input has the shape"),
+            (images[:1].astype(int) + 256, "image 0 has values from 256 to "),
+            (images[:2] / 255, "image 0 has values from 0 to 1"),
+            (scaled, "image 1 has values from 0 to 1"),
+            ((images[:1] / 255 - 0.1307) / 0.3081, "image 0 has values from -0.42"),
+            (255 - images[:1], "image 0 has a light border"),
         ]:
             with pytest.raises(HTTPError) as refused:
                 post(address, wrong.tolist())
             assert refused.value.code == 400
-            assert reason in json.load(refused.value)["message"]
+            message = json.load(refused.value)["message"]
+            assert message.startswith(sentence), message
+            assert len(message) < 300
+            assert "Traceback" not in message

@@ -1,0 +1,80 @@
+"""The metric gate: `python -m mnistflow.commands.gate REVISION` fails when the selected model is not good enough.
+
+Good enough is: it reaches its target, it is not worse than the baseline, and it is not worse than it was at the Git
+revision. Worse means by more than chance: the other accuracy lies above the model's own 95% interval.
+
+The gate decides by the test set, so it is for accepting or refusing a result, not for choosing settings.
+"""
+
+import json
+from typing import Any
+
+from mnistflow.commands import git
+from mnistflow.core import cli, params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import METRICS, read_json
+
+SELECTED = METRICS / "selected.json"
+
+
+def complaints(selected: dict[str, Any], target: float, others: dict[str, float]) -> list[str]:
+    """What is wrong with the metrics of the selected model, a sentence each.
+
+    Args:
+        selected: its metrics.
+        target: the accuracy that it should reach.
+        others: accuracies that it is compared with, by the name of what has them.
+    """
+    accuracy, high = selected["accuracy"], selected["accuracy_high"]
+    sentences = []
+    if accuracy < target:
+        sentences.append(f"accuracy {accuracy:.2%} misses the target of {target:.2%}")
+    sentences += [
+        f"accuracy {accuracy:.2%} (95% interval up to {high:.2%}) is worse than the {other:.2%} of {name}"
+        for name, other in others.items()
+        if other > high
+    ]
+    return sentences
+
+
+def accuracy_at(revision: str) -> float | None:
+    """The selected model's accuracy as committed at a Git revision; None where it had none yet.
+
+    Raises:
+        WorkflowError: there is no such revision.
+    """
+    content = git.file_at(git.commit_of(revision), SELECTED)
+    return float(json.loads(content)["accuracy"]) if content else None
+
+
+def verdict(revision: str) -> str:
+    """That the selected model passes, in a sentence.
+
+    Raises:
+        WorkflowError: it does not pass; the reasons.
+    """
+    evaluate = params.load().evaluate
+    selected = read_json(SELECTED)
+    if selected != read_json(METRICS / f"{evaluate.model}.json"):
+        raise WorkflowError(f"{SELECTED} does not hold the metrics of {evaluate.model}; run `dvc repro`.")
+    others = {f"the baseline {evaluate.baseline}": read_json(METRICS / f"{evaluate.baseline}.json")["accuracy"]}
+    earlier = accuracy_at(revision)
+    unknown = f"; commit {revision} has no metrics to compare with" if earlier is None else ""
+    if earlier is not None:
+        others[f"commit {revision}"] = earlier
+    if sentences := complaints(selected, evaluate.target_accuracy, others):
+        raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(sentences)}{unknown}.")
+    return (
+        f"{evaluate.model} passes: accuracy {selected['accuracy']:.2%} reaches {evaluate.target_accuracy:.2%}, "
+        + ", ".join(f"{name} has {accuracy:.2%}" for name, accuracy in others.items())
+        + unknown
+    )
+
+
+def main(revision: str = "HEAD") -> None:
+    """Print the verdict; fail with the reasons if the model does not pass."""
+    print(verdict(revision))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""The arrays that training and evaluation read: images and labels as .npy files, and one file that describes them.
+
+data/dataset.json                 the name of the data set, the shape of an image, the names of the classes
+data/{training,validation,test}/  images.npy and labels.npy
+"""
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import naming, read_json
+
+Images = npt.NDArray[np.uint8]  # (n, height, width) in grey or (n, height, width, 3) in colour
+Labels = npt.NDArray[np.unsignedinteger[Any]]  # (n,): 0 to classes - 1
+
+DATA = Path("data")
+DESCRIPTION = DATA / "dataset.json"
+PARTS = ("training", "validation", "test")
+
+
+class Split(NamedTuple):
+    """Images and their labels."""
+
+    images: Images
+    labels: Labels
+
+
+class Description(NamedTuple):
+    """What every stage after preprocess knows of the data set."""
+
+    dataset: str
+    shape: tuple[int, ...]  # of an image: (height, width) in grey, (height, width, 3) in colour
+    classes: list[str]  # a name per label
+    validation: int | str  # images held out of the training set, or `test`: the test images themselves
+    prepare: str | None  # how a photo or a scan is made into an image for prediction
+
+
+def describe(path: Path = DESCRIPTION) -> Description:
+    """The data set that preprocess made.
+
+    Raises:
+        WorkflowError: the file is missing or damaged.
+    """
+    values = read_json(path)
+    return Description(**{**values, "shape": tuple(values["shape"])})
+
+
+def load(folder: Path) -> Split:
+    """The split in `folder`, memory-mapped: pages are read when they are used, and never written.
+
+    Raises:
+        WorkflowError: a file is missing, is no .npy file, or does not hold what a split holds.
+    """
+    split = Split(_load(folder / "images.npy"), _load(folder / "labels.npy"))
+    images, labels = split
+    is_split = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.ndim == 1 and len(images) == len(labels)
+    if not is_split:
+        raise WorkflowError(
+            f"{folder}: images are {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; uint8 "
+            f"(n, height, width) or (n, height, width, 3), and (n,), are expected; delete it and run `dvc repro`."
+        )
+    return split
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is missing; `dvc repro preprocess` makes it.") from error
+    except (ValueError, EOFError) as error:
+        raise WorkflowError(f"{path} is damaged ({error}); delete it and run `dvc repro preprocess`.") from error
+    return array
+
+
+def save(folder: Path, split: Split) -> None:
+    """Write images.npy and labels.npy into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in zip(Split._fields, split, strict=True):
+        path = folder / f"{name}.npy"
+        with naming(path), path.open("wb") as file:
+            # `np.save` would do, but reports a full disk as an error that does not say so.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(np.ascontiguousarray(array).data)
+
+
+def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
+    """`images[indices]`, read from the file where the images are memory-mapped.
+
+    Through the mapping, every page that was ever read would count as memory of this process.
+
+    Raises:
+        WorkflowError: the file is gone or has become shorter.
+    """
+    if not isinstance(images, np.memmap) or not isinstance(images.base, mmap.mmap):  # or a slice of a mapped array
+        return np.asarray(images[indices])
+    size, start = images[0].nbytes, images.offset
+    path = Path(str(images.filename))
+    try:
+        with path.open("rb") as file:
+            content = b"".join(os.pread(file.fileno(), size, start + index * size) for index in indices.tolist())
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is gone; `dvc repro preprocess` makes it anew.") from error
+    if len(content) != len(indices) * size:
+        raise WorkflowError(f"{path} has become shorter; delete it and run `dvc repro preprocess`.")
+    return np.frombuffer(content, np.uint8).reshape(-1, *images.shape[1:])
+
+
+def sha256(folder: Path) -> str:
+    """A hash of the split in `folder`, in hex. Reads the files in pieces; nothing of them stays in memory."""
+    digest = hashlib.sha256()
+    for name in Split._fields:
+        with (folder / f"{name}.npy").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""The outputs of models that params.yaml no longer has.
+
+DVC leaves the files of a removed stage where they are, and `compare` and `plot` depend on whole folders.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnistflow.core.files import EVALUATION, METRICS, MODELS, is_locked, md5
+
+
+def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
+    """Delete the outputs of models that are not among `names`, where DVC's cache has them; name the others.
+
+    `reserved` are the names of files in metrics/ that are no model's.
+    """
+    known = {path: md5_of.is_file() and is_locked(md5(md5_of)) for path, md5_of in _leftovers(names).items()}
+    for folder, is_cached in known.items():
+        if is_cached:
+            shutil.rmtree(folder)
+            print(f"{folder}: deleted, because params.yaml has no such model; DVC's cache still has it")
+        else:
+            print(f"{folder}: ignored, because params.yaml has no such model and DVC did not make it; move it away")
+    for path in METRICS.glob("*.json"):
+        if path.stem not in (*names, *reserved):
+            path.unlink()
+
+
+def _leftovers(names: Sequence[str]) -> dict[Path, Path]:
+    """The folders of other models, each with a file whose hash tells whether DVC made it."""
+    marks = {MODELS: "model.keras", EVALUATION: "report.json"}
+    return {
+        folder: folder / mark
+        for parent, mark in marks.items()
+        for folder in sorted(parent.glob("*"))
+        if folder.is_dir() and folder.name not in names
+    }

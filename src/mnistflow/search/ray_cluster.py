@@ -1,0 +1,221 @@
+"""Trials on Ray: on this machine, or on a cluster that is there.
+
+A worker is told which trial to train, and the trial's file says what becomes of it. Ray runs workers and reports which
+were lost, nothing more: after a crash of this process, a search goes on from the files alone.
+
+A cluster needs the project's folder under the same path on every machine, with its .venv, whose `ray start` made the
+node, and a record that several machines can write to (MLFLOW_TRACKING_URI).
+"""
+
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from mnistflow.core.errors import WorkflowError
+from mnistflow.search import plans, trials
+from mnistflow.search.plans import Plan, Trial
+from mnistflow.search.space import Resources
+from mnistflow.tracking.mark import address as store_address
+
+FORWARDED = ("MLFLOW_", "MNISTFLOW_", "KERAS_", "TF_")  # environment variables that mean something to a training
+# Ray reads these when it is imported, in this process and in its workers.
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would report its use over the network
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # it would warn about a default that is to change
+}
+
+
+def run(
+    plan: Plan,
+    total: int,
+    suggest: Callable[[list[Trial]], dict[str, Any]],
+    resources: Resources,
+    retries: int = 2,
+    address: str = "",
+) -> list[Trial]:
+    """Train the trials that are not over, and new ones until there are `total`; returns all.
+
+    Args:
+        plan: what they share.
+        total: the number of trials at the end.
+        suggest: gives the settings of a new trial, from the trials so far.
+        resources: what a trial needs.
+        retries: how often a trial that was lost or failed is tried again.
+        address: a Ray cluster to join, HOST:PORT; by default, this machine.
+
+    Raises:
+        WorkflowError: no cluster can be used at the address, or it was lost, or no machine has what a trial needs.
+    """
+    every = plans.read(plan)
+    waiting = [trial.number for trial in every if not trial.is_over]
+    if not waiting and len(every) >= total:
+        return every
+    print(
+        f"{len(waiting) + max(0, total - len(every))} of {total} trials to go; Ctrl-C stops, the same command goes on"
+    )
+    failures: Counter[int] = Counter()
+    running: dict[Any, int] = {}  # a trial's number by Ray's reference to its end
+    with _session(plan, resources, address) as ray, _progress_bar(total) as bar:
+        worker = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(trials.train)
+        try:
+            while running or waiting or len(every) < total:
+                # New trials as late as possible: the later, the more their settings can be learned from.
+                while len(running) < _slots(ray, resources) and (waiting or len(every) < total):
+                    if not waiting:
+                        every.append(Trial(len(every) + 1, suggest(every)))
+                        every[-1].write(plan)
+                        waiting.append(every[-1].number)
+                    number = waiting.pop(0)
+                    running[worker.remote(plan, number)] = number
+                if not running:
+                    time.sleep(1)  # until a machine comes back
+                    continue
+                ended, _ = ray.wait(list(running), timeout=1)
+                every = plans.read(plan)
+                for reference in ended:
+                    trial = every[running.pop(reference) - 1]
+                    try:
+                        ray.get(reference)
+                    except ray.exceptions.RayError as error:
+                        failures[trial.number] += 1
+                        if failures[trial.number] <= retries:
+                            waiting.append(trial.number)
+                        _note_failure(plan, trial, error, is_last=trial.number not in waiting)
+                    _say(_line(plan, trial))
+                _show(bar, plan, every)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=10)
+    return every
+
+
+def _note_failure(plan: Plan, trial: Trial, error: Any, *, is_last: bool) -> None:
+    """Write into a trial's file that its worker was lost, or raised an error."""
+    cause = getattr(error, "cause", None)  # what the worker raised
+    reason = f"{type(cause).__name__}: {cause}" if cause else str(error).strip().partition("\n")[0]
+    trial.status, trial.failure = ("failed" if is_last else "waiting"), reason[:300]
+    trial.interruptions += not is_last
+    trial.write(plan)
+
+
+def _line(plan: Plan, trial: Trial) -> str:
+    """What became of a trial, in a line."""
+    epoch = len(trial.values)
+    if trial.status == "waiting":
+        return f"trial {trial.number} was interrupted ({trial.failure}) and will go on after epoch {epoch}"
+    result = trial.failure or plan.text(trial.values[-1])
+    settings = ", ".join(f"{key} {value}" for key, value in trial.settings.items())
+    return f"trial {trial.number} {trial.status}: {result}, epoch {epoch}, {settings}"
+
+
+def _say(text: str) -> None:
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+def _progress_bar(total: int) -> "tqdm[Any]":
+    return tqdm(total=total, unit="trial", leave=False, disable=not sys.stderr.isatty())
+
+
+def _show(bar: "tqdm[Any]", plan: Plan, every: list[Trial]) -> None:
+    """Show in a terminal how many trials are over, and how far the others are."""
+    bar.n = sum(trial.is_over for trial in every)
+    running = (trial for trial in every if trial.status == "running" and trial.values)
+    parts = (f"trial {trial.number} epoch {len(trial.values)} {plan.text(trial.values[-1])}" for trial in running)
+    bar.set_postfix_str(", ".join(parts))
+
+
+@contextmanager
+def _session(plan: Plan, resources: Resources, address: str) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at the address, or to one of its own that ends with the block."""
+    if address:
+        _check_address(address)
+    os.environ.update(RAY_VARIABLES)
+    if not address or address.startswith(("127.", "localhost")):
+        # Or else Ray takes this machine for one in a network, and listens to all of it.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray  # reads those variables
+
+    threads = str(resources.cpus)
+    variables = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)} | RAY_VARIABLES
+    variables |= {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
+    variables |= {"PYTHONPATH": str(plan.project / "src"), "MLFLOW_TRACKING_URI": store_address()}
+    own = {} if address else {"include_dashboard": False, "object_store_memory": 100 * 2**20}  # bytes
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env={"env_vars": variables},
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            **own,
+        )
+    except Exception as error:  # Ray raises bare ones, too
+        reason = str(error).strip().partition("\n")[0]
+        advice = "; one with a token wants it in ~/.ray/auth_token here too, and RAY_AUTH_MODE=token" if address else ""
+        raise WorkflowError(f"no Ray cluster can be used at {address or 'this machine'} ({reason}){advice}.") from error
+    try:
+        _check_machines(ray, resources)
+        yield ray
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise WorkflowError(f"the Ray cluster was lost ({reason}); run the same command again to go on.") from error
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Check that something listens at HOST:PORT; Ray would try for many minutes.
+
+    Raises:
+        WorkflowError: nothing does, or it is no such address.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise WorkflowError(f"no Ray cluster can be used at {address} ({error}); HOST:PORT is expected.") from error
+
+
+def _machines(ray: Any) -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _slots(ray: Any, resources: Resources) -> int:
+    """How many trials fit onto the machines at the same time."""
+    needed = {kind: amount for kind, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
+    return sum(
+        int(min(node["Resources"].get(kind, 0) / amount for kind, amount in needed.items())) for node in _machines(ray)
+    )
+
+
+def _check_machines(ray: Any, resources: Resources) -> None:
+    """Check that a trial fits onto a machine, and that all machines can write to the record.
+
+    Raises:
+        WorkflowError: it does not, or they can't.
+    """
+    if not _slots(ray, resources):
+        machines = (tuple(node["Resources"].get(kind, 0) for kind in ("CPU", "GPU")) for node in _machines(ray))
+        has = "; ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in machines)
+        raise WorkflowError(
+            f"resources: a trial needs {resources.cpus} cores and {resources.gpus:g} GPUs, and no machine has them "
+            f"(they have {has})."
+        )
+    others = {node["NodeManagerHostname"] for node in _machines(ray)} - {platform.node()}
+    if others and store_address().startswith(("sqlite:", "file:", "/")):
+        raise WorkflowError(
+            f"the record is {store_address()}, on this machine, but trials would run on {', '.join(sorted(others))} "
+            "too; set MLFLOW_TRACKING_URI to a server."
+        )

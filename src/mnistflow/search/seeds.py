@@ -1,0 +1,147 @@
+"""How much of an accuracy is luck: `python -m mnistflow.search.seeds MODEL N [--set KEY=VALUE ...]`.
+
+Trains MODEL from the seeds 1 to N on Ray, with the settings of params.yaml or those given, and then measures each model
+once on the test set. The settings were chosen before, on validation images; this only reports. Writes
+bench/results/seeds-NAME.csv, and draws all studies there into seeds.png. It reports no times, because trainings that
+run side by side share the processors.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+
+from mnistflow.core import cli, params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import replacing
+from mnistflow.core.params import ModelSettings
+from mnistflow.data import arrays
+from mnistflow.figures import style
+from mnistflow.search import plans, ray_cluster
+from mnistflow.search.plans import Plan, Trial
+from mnistflow.search.space import Resources
+from mnistflow.search.trials import STATE
+from mnistflow.tracking import provenance
+from mnistflow.training import loop, state
+
+RESULTS = Path("bench/results")
+BOOK = "mnist"  # the book's data set: its studies have no prefix
+Row = dict[str, float]  # seed, accuracy, epochs
+
+
+def main(model: str, count: int, name: str, changes: str, cpus: int, address: str) -> None:
+    """Train, measure, write, print."""
+    settings = params.load()
+    if model not in settings.models or count < 2:
+        raise WorkflowError(f"{count} seeds of {model}: two or more of {', '.join(settings.models)} are expected.")
+    values = settings.models[model].model_dump(exclude_none=True)
+    for key, _, text in (change.partition("=") for change in changes.split()):
+        values[key] = YAML(typ="safe", pure=True).load(text)
+    chosen = params.parse(ModelSettings, values, "--set")
+    dataset = settings.fetch.dataset
+    name = name or (model if dataset == BOOK else f"{dataset}-{model}")
+    path, figure = RESULTS / f"seeds-{name}.csv", RESULTS / "seeds.png"
+    with plans.begin("seed study", model, chosen, "val_accuracy") as plan:
+        resources = Resources(cpus=cpus)
+        trials = ray_cluster.run(plan, count, lambda known: {"seed": len(known) + 1}, resources, address=address)[
+            :count
+        ]
+        if any(trial.status != "finished" for trial in trials):
+            raise WorkflowError("\n       ".join(["not all trainings came to their end:", *plans.failures(trials)]))
+        rows = [measure(plan, trial) for trial in trials]
+        write(path, rows)
+        studies = {file.stem.removeprefix("seeds-"): read(file) for file in sorted(RESULTS.glob("seeds-*.csv"))}
+        style.save(figure, draw(studies, f"{provenance.processor()}, {os.cpu_count()} cores"))
+        accuracy = float(np.mean([row["accuracy"] for row in rows]))
+        text = f"{model} from the seeds 1 to {count}: a mean of {accuracy:.3%} of the test images right."
+        plans.finish(plan, text, {"mean_test_accuracy": accuracy}, [path, figure])
+        shutil.rmtree(plan.folder)  # the models are gone, so there is nothing to measure again
+    print("\n".join(plans.failures(trials)))
+    print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
+    for study, results in studies.items():
+        print(f"| {study} {summary(results)}")
+    print(f"{path}, {figure}; in MLflow, the run `seed study of {model}`")
+
+
+def measure(plan: Plan, trial: Trial) -> Row:
+    """The accuracy of a trained model on the test set, which is opened here, when all trainings have ended."""
+    settings = plan.settings.model_copy(update=trial.settings)
+    training, validation, test = (arrays.load(arrays.DATA / part) for part in arrays.PARTS)
+    classes = len(arrays.describe().classes)
+    with state.folder(plan.training(trial.number, settings.seed)) as folder:
+        # The training is finished, so this gives its model and trains nothing.
+        model, progress = loop.train(
+            plan.model, settings, training, validation, classes, folder / STATE, lambda rows, seconds: None
+        )
+    predictions = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1)
+    accuracy = float((predictions == test.labels).mean())
+    return {"seed": settings.seed, "accuracy": accuracy, "epochs": len(progress.history)}
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Seeds, mean accuracy, standard deviation, 95% interval of the mean (Student's t), lowest: a row of a table."""
+    from scipy import stats
+
+    accuracies = np.array([row["accuracy"] for row in rows])
+    mean, deviation = accuracies.mean(), accuracies.std(ddof=1)
+    low, high = stats.t.interval(0.95, len(rows) - 1, mean, deviation / np.sqrt(len(rows)))
+    return (
+        f"| {len(rows)} | {mean:.2%} | {100 * deviation:.2f} | {100 * low:.2f} to {high:.2%} | {accuracies.min():.2%} |"
+    )
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write a row per seed as CSV, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows that `write` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw(studies: Mapping[str, Sequence[Row]], title: str) -> Figure:
+    """A dot per seed, a line at each mean."""
+    figure = style.new_figure(7, 0.9 * len(studies) + 1.2)
+    ax = figure.add_subplot()
+    for index, rows in enumerate(studies.values()):
+        accuracies = [100 * row["accuracy"] for row in rows]
+        mean = float(np.mean(accuracies))
+        ax.plot(accuracies, [index] * len(rows), "o", alpha=0.5)
+        ax.plot([mean] * 2, [index - 0.25, index + 0.25], "k-")
+        ax.annotate(f"{mean:.2f}", (mean, index + 0.28), ha="center", size=8)
+    ax.axvline(99.28, color="grey", linestyle=":", label="the book's 99.28")
+    ax.set_yticks(range(len(studies)), list(studies))
+    ax.set(xlabel="test accuracy in %, a dot per seed", ylim=(-0.5, len(studies) - 0.3))
+    ax.set_title(title, size=9)
+    ax.legend(loc="lower left", fontsize=8)
+    ax.grid(axis="x", alpha=0.4)
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m mnistflow.search.seeds", description=str(__doc__).splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("count", type=int)
+    parser.add_argument("--name", default="", help="of the study; by default, the model's, with the data set's")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
+    # As many threads as a training has that is alone: with fewer, the last bits of its results may differ.
+    parser.add_argument(
+        "--cpus", default=str(os.cpu_count()), help="cores per training; by default, all of this machine's"
+    )
+    parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
+    options = parser.parse_args()
+    changes = " ".join(options.set)
+    sys.argv[1:] = [options.model, str(options.count), options.name, changes, options.cpus, options.address]
+    cli.run(main)

@@ -1,0 +1,197 @@
+"""Search for better settings: `python -m mnistflow.search.sweep [--address HOST:PORT]`, as sweep.yaml says.
+
+Optuna suggests settings, Ray trains them, successive halving gives up on the worse. Trials are judged on the validation
+images; the test set stays closed. Writes sweep/trials.csv and sweep/search.png, and ends with the command that makes an
+experiment of the best settings. Interrupted, the same command goes on.
+"""
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from mnistflow.core import cli, params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import replacing
+from mnistflow.core.params import ModelSettings
+from mnistflow.figures import style
+from mnistflow.search import plans, ray_cluster, space
+from mnistflow.search.plans import Plan, Trial
+from mnistflow.search.space import Sweep
+
+RESULTS = Path("sweep")
+STYLES: dict[str, dict[str, Any]] = {
+    "finished": {"color": "tab:blue", "label": "trained to its end"},
+    "stopped": {"facecolors": "none", "edgecolors": "tab:grey", "label": "stopped early"},
+    "diverged": {"color": "tab:red", "marker": "x", "label": "diverged"},
+}
+
+
+def main(file: Path, address: str) -> None:
+    """Search, write, show."""
+    settings = params.load()
+    sweep = space.load(file, settings)
+    present = settings.models[sweep.model]
+    # Without the number of trials: more of them go on from those that there are.
+    text = sweep.model_dump_json(include={"space", "seed"})
+    with plans.begin("search", sweep.model, present, sweep.objective, sweep.seeds, sweep.early_stopping, text) as plan:
+        suggestion = partial(suggest, sweep, present)
+        trials = ray_cluster.run(plan, sweep.trials, suggestion, sweep.resources, sweep.retries, address)
+        conclude(file, sweep, plan, trials)
+
+
+def suggest(sweep: Sweep, present: ModelSettings, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The settings of the next trial: those of params.yaml first, then what Optuna suggests after the trials so far.
+
+    It depends on its arguments alone, so a search needs nothing but its trials to go on. Numbers have three digits, as
+    many as a person would write.
+    """
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+    own = sweep.present(present)
+    if not trials and own:
+        return own
+    distributions: dict[str, BaseDistribution] = {}
+    for key, span in sweep.space.items():
+        if span.values is not None:
+            distributions[key] = CategoricalDistribution(span.values)
+        else:
+            kind = IntDistribution if space.is_whole(key) else FloatDistribution
+            distributions[key] = kind(*span.limits(), log=span.log)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    random = min(10, 1 + sweep.trials // 3)  # trials before there is enough to learn from
+    # constant_liar: not the settings of a trial that is running.
+    sampler = optuna.samplers.TPESampler(seed=sweep.seed + len(trials), n_startup_trials=random, constant_liar=True)
+    study = optuna.create_study(sampler=sampler, direction="minimize" if sweep.objective == "val_loss" else "maximize")
+    states = {"finished": "COMPLETE", "diverged": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
+    for trial in trials:
+        status = states.get(trial.status, "RUNNING")
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[status],
+                params=trial.settings,
+                distributions=distributions,
+                value=trial.values[-1] if status == "COMPLETE" else None,
+                intermediate_values=dict(enumerate(trial.values)),
+            )
+        )
+    settings: dict[str, Any] = study.ask(distributions).params
+    for key, value in settings.items():
+        if isinstance(value, float) and sweep.space[key].values is None:
+            low, high = sweep.space[key].limits()
+            settings[key] = min(max(float(f"{value:.3g}"), low), high)
+    return settings
+
+
+def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Write, record and print the results.
+
+    Raises:
+        WorkflowError: no trial came to its end.
+    """
+    best = plans.best(plan, trials)
+    if best is None:
+        raise WorkflowError("\n       ".join(["no trial came to its end:", *plans.failures(trials)]))
+    figure, table = RESULTS / "search.png", RESULTS / "trials.csv"
+    style.save(figure, draw(sweep, plan, trials))
+    write(table, sweep, trials)
+    counts = Counter(trial.status for trial in trials)
+    lines = [
+        f"{len(trials)} trials: {', '.join(f'{counts[status]} {status}' for status in sorted(counts))}; "
+        f"the best is trial {best.number}, {plan.objective} {plan.text(best.values[-1])}",
+        *plans.failures(trials),
+    ]
+    present = next((trial for trial in trials if trial.settings == sweep.present(plan.settings)), None)
+    if present and present.status == "finished":
+        value = "the best" if present is best else plan.text(present.values[-1])
+        lines.append(f"trial {present.number} has the settings of params.yaml: {value}")
+    command = f"dvc exp run {plan.options(best.settings)}"
+    items = "\n".join(f"- {line}" for line in lines)
+    picture = f"![the search](get-artifact?path={figure.name}&run_uuid={plan.parent})"
+    text = f"{items}\n\nThe best as an experiment:\n\n    {command}\n\n{picture}\n"
+    metrics = {f"best_{sweep.objective}": best.values[-1], "trials": len(trials)}
+    plans.finish(plan, text, metrics, [figure, table, file])
+    print("\n".join(lines))
+    print(f"{figure}, {table}; in MLflow, the run `search of {sweep.model}`, with a run for each training below it")
+    print(f"The best as an experiment:   {command}")
+
+
+def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Write a row per trial as CSV, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["trial", "status", "epochs", "interruptions", sweep.objective, *sweep.space])
+        for trial in trials:
+            value = trial.values[-1] if trial.values else ""
+            settings = [trial.settings[key] for key in sweep.space]
+            table.writerow([trial.number, trial.status, len(trial.values), trial.interruptions, value, *settings])
+
+
+def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
+    """The objective of each trial in their order, and over each setting; a ring around the best."""
+    panels = ["trial", *sweep.space]
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure = style.new_figure(3 * columns, 2.9 * rows + 0.7)
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(len(panels))]
+    for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
+        _draw_panel(ax, panel, sweep, plan, trials)
+        ax.set_ylabel("" if index % columns else sweep.objective)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    mean = "" if plan.seeds == 1 else f", mean of {plan.seeds} seeds"
+    figure.suptitle(f"{sweep.model}: {len(trials)} trials on the validation images{mean}", size=11)
+    return figure
+
+
+def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> None:
+    span = sweep.space.get(panel)
+    choices = span.values if span else None
+
+    def x(trial: Trial) -> Any:
+        value = trial.settings.get(panel, trial.number)
+        return choices.index(value) if choices else value
+
+    for status, options in STYLES.items():
+        if shown := [trial for trial in trials if trial.status == status]:
+            ax.scatter([x(trial) for trial in shown], [trial.values[-1] for trial in shown], s=28, zorder=3, **options)
+    if best := plans.best(plan, trials):
+        ax.scatter([x(best)], [best.values[-1]], s=110, facecolors="none", edgecolors="tab:red", label="best")
+    if choices:
+        ax.set_xticks(range(len(choices)), list(map(str, choices)))
+        ax.set_xlim(-0.5, len(choices) - 0.5)
+    elif span is None or space.is_whole(panel):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if span and span.log:
+        ax.set_xscale("log")
+        _set_plain_ticks(ax.xaxis)
+    if sweep.objective == "val_loss":
+        ax.set_yscale("log")
+        _set_plain_ticks(ax.yaxis)
+    ax.set_xlabel(panel)
+    ax.grid(alpha=0.4)
+
+
+def _set_plain_ticks(axis: Axis) -> None:
+    """Set the ticks of a logarithmic axis to 1, 2 and 5, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m mnistflow.search.sweep", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--file", default="sweep.yaml", help="what to search (sweep.yaml)")
+    parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
+    options = parser.parse_args()
+    sys.argv[1:] = [options.file, options.address]
+    cli.run(main)

@@ -1,0 +1,67 @@
+"""A trained network as a logged model of MLflow, with two flavors.
+
+`mlflow.tensorflow.load_model` gives the Keras model, and `mlflow.pyfunc.load_model` the classifier of serving.py, which
+is also what is served.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import mlflow.tensorflow
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from mnistflow.data.arrays import Description, Images
+from mnistflow.tracking import serving
+
+
+def log(name: str, model: Any, example: Images, dataset: Description, run_id: str) -> str:
+    """Log a Keras model to a run; returns the logged model's ID.
+
+    Args:
+        name: the model's.
+        model: the Keras model.
+        example: images for an input example.
+        dataset: what it was trained on.
+        run_id: the run.
+    """
+    given = {"model": model, "example": np.asarray(example), "dataset": dataset}
+    return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **given).model_id)
+
+
+def save_model(path: str, mlflow_model: Model, model: Any, example: Images, dataset: Description) -> None:
+    """Write the model in MLflow's form. MLflow's `Model.log` calls this, as it does for its own flavors."""
+    mlflow.tensorflow.save_model(
+        model,
+        path=path,
+        mlflow_model=mlflow_model,
+        code_paths=[serving.__file__],
+        signature=False,
+        input_example=example,
+        # Listed here, because finding them out takes a process that loads the model.
+        pip_requirements=installed("keras", "mlflow", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
+    )
+    # serving.py reads it.
+    Path(path, "data", "dataset.json").write_text(json.dumps(dataset._asdict(), ensure_ascii=False), encoding="utf-8")
+    outputs = [
+        TensorSpec(np.dtype(np.int64), (-1,), "class"),
+        TensorSpec(np.dtype(np.float32), (-1, len(dataset.classes)), "probabilities"),
+    ]
+    mlflow_model.signature = ModelSignature(outputs=Schema(outputs))
+    mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.MAIN] = "serving"
+    mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def installed(*packages: str) -> list[str]:
+    """The installed ones of the packages, each as NAME==VERSION."""
+    requirements = []
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            requirements.append(f"{name}=={metadata.version(name)}")
+    return requirements

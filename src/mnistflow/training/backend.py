@@ -1,0 +1,125 @@
+"""Keras, set up for this machine. Import `keras` from here, so that the settings come first.
+
+Set by us, because they change bytes, whatever a user's ~/.keras/keras.json says: 32-bit floats and the channel as the
+last dimension. Environment variables that are set already win:
+
+- KERAS_BACKEND: `tensorflow`, or `jax` where that is installed.
+- XLA_FLAGS: of JAX's kernels on a GPU, those that always add in the same order.
+- TF_ENABLE_ONEDNN_OPTS: 1. TensorFlow leaves oneDNN's kernels off on processors without AVX-512, where they are up to
+  twice as fast. They change the last bits of results, in the same way on every run.
+- TF_CPP_MIN_LOG_LEVEL: 2, errors only.
+
+Threads are TensorFlow's own choice: as many as the process may use processors.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mnistflow.core.errors import WorkflowError
+from mnistflow.data.arrays import Images, Labels
+
+NAME = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if NAME not in ("tensorflow", "jax") or find_spec(NAME) is None:
+    raise WorkflowError(f"KERAS_BACKEND is {NAME!r}; tensorflow, or jax where it is installed, is expected.")
+os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+
+keras.config.set_floatx("float32")
+keras.config.set_image_data_format("channels_last")
+keras.config.set_epsilon(1e-7)
+if NAME != "tensorflow":
+    with suppress(ImportError):
+        import tensorflow  # noqa: F401  # Keras would import it in the middle of a training
+
+__all__ = ["compile_options", "identity", "keras", "make_reproducible", "network", "pipeline"]
+
+Batch = tuple[Images, Labels]
+GROUP = 10  # batches that are handed to TensorFlow at a time
+# Variables that change the last bits of results.
+ROUNDING = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+
+
+def network(name: str) -> ModuleType:
+    """The module mnistflow.networks.NAME, whose `build(shape, classes)` gives the untrained network."""
+    return import_module(f"mnistflow.networks.{name}")
+
+
+def make_reproducible(seed: int) -> None:
+    """Seed Python, NumPy and the backend; on a GPU, choose kernels that always add in the same order."""
+    keras.utils.set_random_seed(seed)
+    if NAME == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
+
+
+def compile_options() -> dict[str, Any]:
+    """Options for `Model.compile`: how many steps run without a return to Python, and whether XLA compiles them."""
+    if NAME == "tensorflow":
+        # XLA's convolutions are slower than oneDNN's on a processor.
+        return {"jit_compile": False, "steps_per_execution": GROUP}
+    return {"jit_compile": "auto"}
+
+
+def identity() -> str:
+    """The backend, its version and the variables on which the last bits of results depend."""
+    return " ".join([NAME, import_module(NAME).__version__, *(f"{key}={os.environ.get(key)}" for key in ROUNDING)])
+
+
+@contextmanager
+def pipeline(batches: Iterable[Batch], count: int, image_shape: tuple[int, ...]) -> Iterator[Any]:
+    """The data for `Model.fit`: `count` batches (images, labels), all of one size but the last.
+
+    TensorFlow prepares the next batches while it trains on the current ones. It is handed several at a time, because
+    each handing over takes half a millisecond. The tuner of its data pipeline is off: at the end of an epoch, it would
+    wait for the tuner's current period to end, and the periods double up to a minute (an epoch of 22 s took 41 s).
+
+    Raises:
+        WorkflowError: as `batches` raised it; TensorFlow would make another exception of it.
+    """
+    if NAME != "tensorflow":
+        yield iter(batches)
+        return
+    import tensorflow as tf
+
+    failures: list[WorkflowError] = []
+
+    def watched() -> Iterator[Batch]:
+        try:
+            yield from batches
+        except WorkflowError as error:
+            failures.append(error)
+            raise
+
+    def groups() -> Iterator[Batch]:
+        def group_and_size(item: tuple[int, Batch]) -> tuple[int, int]:
+            index, (_, labels) = item
+            return index // GROUP, len(labels)
+
+        for _, group in itertools.groupby(enumerate(watched()), group_and_size):
+            images, labels = zip(*(batch for _, batch in group), strict=True)
+            yield np.stack(images), np.stack(labels).astype(np.int32)
+
+    signature = (tf.TensorSpec((None, None, *image_shape), tf.uint8), tf.TensorSpec((None, None), tf.int32))
+    data = tf.data.Dataset.from_generator(groups, output_signature=signature).prefetch(1)
+    data = data.flat_map(lambda *group: tf.data.Dataset.from_tensor_slices(group))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    try:
+        yield data.apply(tf.data.experimental.assert_cardinality(count)).with_options(options)
+    except tf.errors.OpError as error:
+        if failures:
+            raise failures[0] from error
+        raise
