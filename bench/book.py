@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from keras import layers
-from mnistflow.splits import Split
+
+from mnistflow.data.arrays import Split
 
 BATCH = 200
 EPOCHS = 30

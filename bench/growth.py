@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from mnistflow.splits import Split
 from run import ARRAYS, HERE, check_data, measure, write_csv
 
-from mnistflow import cli, splits
+from mnistflow.core import cli
+from mnistflow.data import arrays
+from mnistflow.data.arrays import Split
 
 TIMES = (1, 4, 16)
 COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")
@@ -21,14 +22,14 @@ COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")
 def main() -> None:
     """Make, train, print, write."""
     check_data()
-    training = splits.load(ARRAYS / "training")
+    training = arrays.load(ARRAYS / "training")
     rows = []
     for times in TIMES:
         with tempfile.TemporaryDirectory() as folder:
             larger = Split(*(np.concatenate([array] * times) for array in training))
-            splits.save(Path(folder, "training"), larger)
+            arrays.save(Path(folder, "training"), larger)
             for name in ("validation", "test"):
-                splits.save(Path(folder, name), splits.load(ARRAYS / name))
+                arrays.save(Path(folder, name), arrays.load(ARRAYS / name))
             # The first epoch compiles; the second is what is measured.
             row = measure("compact", "--arrays", folder, "--set", "epochs=2")
         rows.append({"times": times, "images": len(larger.labels), **row})

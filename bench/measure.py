@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mnistflow.params import ModelParams
-from mnistflow.splits import Split
 from ruamel.yaml import YAML
 
-from mnistflow import params, splits
+from mnistflow.core import params
+from mnistflow.core.params import ModelSettings
+from mnistflow.data import arrays
+from mnistflow.data.arrays import Split
 
 STARTED = float(os.environ.get("STARTED", time.time()))
 
@@ -61,7 +62,7 @@ class Times:
 
 
 def train_book(name: str, training: Split, test: Split, times: Times, epochs: int, steps: int | None) -> Any:
-    """Train the book's network, for so many steps an epoch if told, and return its kept checkpoint."""
+    """Train the book's network, for so many steps an epoch if told, and return its best epoch."""
     import book
     import keras
 
@@ -81,11 +82,10 @@ def train_book(name: str, training: Split, test: Split, times: Times, epochs: in
         return keras.models.load_model(checkpoint)
 
 
-def train_ours(name: str, settings: ModelParams, training: Split, validation: Split, times: Times) -> Any:
-    """Train one of ours and return its kept checkpoint."""
-    from mnistflow.history import Epoch
-
-    from mnistflow import training as ours
+def train_ours(name: str, settings: ModelSettings, training: Split, validation: Split, times: Times) -> Any:
+    """Train one of ours and return its best epoch."""
+    from mnistflow.training import loop
+    from mnistflow.training.history import Epoch
 
     def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
         times.end_epoch(rows[-1].val_loss)
@@ -93,25 +93,26 @@ def train_ours(name: str, settings: ModelParams, training: Split, validation: Sp
 
     with tempfile.TemporaryDirectory() as folder:
         times.begin_epoch()
-        model, _ = ours.train(name, settings, training, validation, Path(folder, "s.npz"), times.on_step, on_epoch)
+        classes, file = int(training.labels.max()) + 1, Path(folder, "state.npz")
+        model, _ = loop.train(name, settings, training, validation, classes, file, on_epoch, times.on_step)
     return model
 
 
-def changed(settings: ModelParams, changes: dict[str, str]) -> ModelParams:
+def changed(settings: ModelSettings, changes: dict[str, str]) -> ModelSettings:
     """The settings with some values replaced, read as params.yaml would read them."""
     values = {key: YAML(typ="safe").load(text) for key, text in changes.items()}
-    return ModelParams.model_validate({**settings.model_dump(), **values})
+    return ModelSettings.model_validate({**settings.model_dump(), **values})
 
 
 def main() -> None:
     """Measure one case and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case")
-    parser.add_argument("--arrays", type=Path, default="data/arrays", help="what `dvc repro preprocess` made")
+    parser.add_argument("--arrays", type=Path, default="data", help="what `dvc repro preprocess` made")
     parser.add_argument("--images", type=int, help="an epoch has so many images only")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
     arguments = parser.parse_args()
-    training, validation, test = (splits.load(arguments.arrays / name) for name in ("training", "validation", "test"))
+    training, validation, test = (arrays.load(arguments.arrays / name) for name in ("training", "validation", "test"))
     changes = dict(change.split("=", 1) for change in arguments.set)
     name = arguments.case.removeprefix("book-")
     times = Times()
@@ -133,14 +134,14 @@ def main() -> None:
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
     # The first epoch compiles.
     epoch = statistics.median(times.epochs[1:] or times.epochs)
-    kept = min(range(len(times.ends)), key=lambda index: times.val_losses[index])
+    best = min(range(len(times.ends)), key=lambda index: times.val_losses[index])
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     figures = {
         "first_batch_s": times.first_batch,
         "epoch_s": epoch,
         "images_per_s": min(arguments.images or math.inf, len(training.labels)) / epoch,
         "epochs": len(times.ends),
-        "checkpoint_s": times.ends[kept],
+        "checkpoint_s": times.ends[best],
         "accuracy": float(correct.mean()),
         "peak_rss_mib": rss / (2**20 if sys.platform == "darwin" else 2**10),
         "process_s": now(),

@@ -1,7 +1,7 @@
 """The book's two scripts and ours, alternating in one sitting: `python bench/run.py [--quick]`.
 
 In full, every case trains as it would for a user, once; its process has its imports, its training and the test of
-what it kept, but no record and no figures. With --quick, each trains four epochs on 12,000 images, twice over, and
+its best epoch, but no record and no figures. With --quick, each trains four epochs on 12,000 images, twice over, and
 medians are shown: about three minutes. Prints a table with ratios to the book's script and the share of the
 processor's measured peak that training reaches; writes both to bench/results/ as JSON and as a figure.
 """
@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from mnistflow.workspace import WorkflowError, replacing, write_json
 
-from mnistflow import cli, figures, params, splits
+from mnistflow.core import cli, params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import replacing, write_text
+from mnistflow.data import arrays
+from mnistflow.figures import style
 
 HERE = Path(__file__).parent
-ARRAYS = Path("data/arrays")
+ARRAYS = arrays.DATA
 CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
 BOOK = {"dense": "book-dense", "cnn": "book-cnn", "compact": "book-cnn"}
 QUICK, QUICK_ROUNDS = ("--images", "12000", "--set", "epochs=4"), 2
@@ -57,9 +60,8 @@ def measure(case: str, *options: str) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    from mnistflow.provenance import processor
-
-    from mnistflow.tracking import installed
+    from mnistflow.tracking.flavor import installed
+    from mnistflow.tracking.provenance import processor
 
     return {
         "processor": processor(),
@@ -71,7 +73,7 @@ def machine() -> dict[str, str]:
 
 def peak_gflops() -> float:
     """Billions of float32 operations a second in a product of two 4096x4096 matrices, the best of ten."""
-    from mnistflow.backend import keras
+    from mnistflow.training.backend import keras
 
     matrix = keras.random.normal((4096, 4096))
     seconds = []
@@ -84,9 +86,10 @@ def peak_gflops() -> float:
 
 def multiply_adds(name: str) -> list[int]:
     """Multiply-adds of one image's way forward through each of a network's convolutions and dense layers."""
-    from mnistflow import models
+    from mnistflow.training.backend import network
 
-    weighted = [layer for layer in models.MODELS[name]().layers if hasattr(layer, "kernel")]
+    model = network(name).build((28, 28), 10)
+    weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
     return [math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted]
 
 
@@ -143,7 +146,7 @@ def check_data() -> None:
     Raises:
         WorkflowError: it is not there, or another data set is.
     """
-    splits.load(ARRAYS / "training")
+    arrays.load(ARRAYS / "training")
     if (dataset := params.load().fetch.dataset) != "mnist":
         raise WorkflowError(f"fetch.dataset is {dataset}; the bench is about mnist: set it, and run `make repro`.")
 
@@ -172,8 +175,9 @@ def main(mode: str) -> None:
     print(f"SGEMM peak {reached['sgemm_gflops']:.0f} GFLOP/s; share of it in training: ", end="")
     print(", ".join(f"{case} {reached[case]['share_of_peak']:.0%}" for case in CASES))
     results = HERE / "results"
-    write_json(results / f"{mode}.json", {"machine": about, "cases": measured, "roofline": reached})
-    figures.save(results / f"{mode}.png", draw(lines, title))
+    content = {"machine": about, "cases": measured, "roofline": reached}
+    write_text(results / f"{mode}.json", json.dumps(content, indent=2) + "\n")
+    style.save(results / f"{mode}.png", draw(lines, title))
     print(f"{results}/{mode}.json, {results}/{mode}.png")
 
 

@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mnistflow.history import Epoch
-from mnistflow.splits import Split
-from mnistflow.workspace import WorkflowError, unfinished
 
-from mnistflow import cli, params, splits
+from mnistflow.core import cli, params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.data import arrays
+from mnistflow.data.arrays import Split
+from mnistflow.training.history import Epoch
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
-ARRAYS = Path("data/arrays")
+ARRAYS = arrays.DATA
 STARTER = "MNISTFLOW_HOSTS_STARTER"  # to its own processes, its ID
 AGAIN = "the same command goes on after the last finished epoch"
 
@@ -121,24 +122,25 @@ def take_part(name: str, output: Path) -> None:
     check_place()
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
-    from mnistflow.backend import keras
 
-    from mnistflow import training
+    from mnistflow.training import loop
+    from mnistflow.training.backend import keras
 
     keras.distribution.initialize()
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     place, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
     chosen = params.load().models[name]
     check_divides(name, devices)
-    data = [splits.sha256(ARRAYS / part) for part in ("training", "validation")]
-    fingerprint = training.fingerprint(name, chosen, *data, f"{count} processes")
+    data = [arrays.sha256(ARRAYS / part) for part in ("training", "validation")]
+    fingerprint = loop.fingerprint(name, chosen, *data, f"{count} processes")
     if of_first(fingerprint.encode()) != fingerprint.encode():
         raise WorkflowError("parameters, code, versions or images here are not those of process 0.")
     mine = chosen.model_copy(update={"batch_size": chosen.batch_size // count})
-    images = [share(splits.load(ARRAYS / part), place, count) for part in ("training", "validation")]
+    images = [share(arrays.load(ARRAYS / part), place, count) for part in ("training", "validation")]
 
     def train(state: Path, on_epoch: Callable[[Sequence[Epoch], float], None]) -> tuple[Any, Any]:
-        trained = training.train(name, mine, *images, received(state), lambda _: None, on_epoch)
+        classes = len(arrays.describe().classes)
+        trained = loop.train(name, mine, *images, classes, received(state), on_epoch)
         keras.distribution.set_distribution(None)  # from here on, process 0 computes alone
         return trained
 
@@ -157,25 +159,36 @@ def take_part(name: str, output: Path) -> None:
 
 def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[..., tuple[Any, Any]]) -> None:
     """Be process 0: do with the training what the train stage does."""
-    from mnistflow import outputs, record
+    from mnistflow.tracking import runs
+    from mnistflow.training import loop, state
 
-    settings = params.load()
-    chosen, dataset, validation = settings.models[name], settings.fetch.dataset, settings.split.validation
-    details = outputs.details(name, chosen, dataset, validation, ARRAYS / "training") | {"processes": count}
+    settings, dataset = params.load().models[name], arrays.describe()
+    images = len(arrays.load(ARRAYS / "training").labels)
+    details = {
+        "model": name,
+        "settings": settings.model_dump(exclude_none=True),
+        "dataset": dataset.dataset,
+        "validation": dataset.validation,
+        "selected_on": "test" if dataset.validation == "test" else "validation",
+        "training_images": images,
+        "training_sha256": arrays.sha256(ARRAYS / "training"),
+        "processes": count,
+    }
     processes = "one process" if count == 1 else f"{count} processes"
-    print(f"{name} on {processes}, {details['training_images']:,} images; loss (accuracy):", flush=True)
-    with unfinished(f"{name}-{fingerprint}") as folder, record.training(folder / "journal.json", details) as recorder:
+    print(f"{name} on {processes}, {images:,} images; loss (accuracy):", flush=True)
+    with state.folder(fingerprint) as folder:
+        with runs.training(folder / runs.FILE, details) as run:
 
-        def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
-            print(outputs.line(rows, seconds), flush=True)
-            recorder.epochs(rows, seconds)
-            check_starter()
+            def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
+                print(loop.epoch_line(rows, seconds), flush=True)
+                run.log_epochs(rows, seconds)
+                check_starter()
 
-        model, progress = train(folder / "state.npz", on_epoch)
-        outputs.write(output, details, model, progress)
-        recorder.outputs(output, splits.load(ARRAYS / "validation"), progress.seconds)
+            model, progress = train(folder / "state.npz", on_epoch)
+            loop.write(output, details, model, progress)
+            run.log_outputs(output, arrays.load(ARRAYS / "validation"), progress.seconds)
         shutil.rmtree(folder)  # there is nothing left to go on with
-    print(f"The model, its history and figures are in {output}.   Next: make ui")
+    print(f"The model and its history are in {output}.   Next: make ui")
 
 
 def share(split: Split, place: int, count: int) -> Split:

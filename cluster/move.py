@@ -18,11 +18,11 @@ from urllib.request import url2pathname
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mnistflow.workspace import WorkflowError, without_password
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from mnistflow import cli
+from mnistflow.core import cli
+from mnistflow.core.errors import WorkflowError, without_password
 
 REVISION = "alembic_version"  # the table that names the state of all others
 AT_ONCE = 1000  # rows
@@ -44,7 +44,8 @@ def main(record: Path, database: str, artifacts: Path) -> None:
         with source.connect() as old, sa.create_engine(database).begin() as new:
             old.exec_driver_sql("BEGIN")  # all that is read is of one moment
             count, files = copy(old, new)
-            bring(files, artifacts)
+            # Addresses in the record may be relative to it.
+            bring({record.resolve().parent / folder: address for folder, address in files.items()}, artifacts)
     except (SQLAlchemyError, MlflowException) as error:
         reason = without_password(" ".join(str(error).split()))[:400]
         raise WorkflowError(f"{record} can't be moved to {without_password(database)}: {reason}") from error

@@ -26,9 +26,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mnistflow.workspace import WorkflowError, replacing
-
-from mnistflow import cli
+from mnistflow.core import cli
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import replacing
 
 HOST = "127.0.0.1"
 NAME = "mnistflow"  # of the database, and of the role that owns it
