@@ -1,0 +1,83 @@
+"""The networks are the ones that are promised, and their files are the same every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnistflow.core import params
+from mnistflow.core.errors import WorkflowError
+from mnistflow.training import archive
+from mnistflow.training.backend import keras, make_reproducible, network
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("dense", 407_050), ("cnn", 1_199_882), ("compact", 29_610)])
+def test_parameters_at_the_shape_that_is_trained(name: str, parameters: int) -> None:
+    model = network(name).build((28, 28), 10)
+    assert model.input_shape == (None, 28, 28)
+    assert model.output_shape == (None, 10)
+    assert model.count_params() == parameters
+
+
+@pytest.mark.parametrize("name", params.networks())
+@pytest.mark.parametrize(("shape", "classes"), [((64, 48, 3), 3), ((32, 32), 47)])
+def test_networks_follow_shape_and_classes(name: str, shape: tuple[int, ...], classes: int) -> None:
+    model = network(name).build(shape, classes)
+    assert model.input_shape == (None, *shape)
+    assert model.output_shape == (None, classes)
+
+
+@pytest.mark.parametrize("name", params.networks())
+def test_raw_pixels_become_probabilities(name: str) -> None:
+    probabilities = network(name).build((28, 28), 10).predict(PIXELS, verbose=0)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_pooling_before_relu_is_the_book_s_function() -> None:
+    layers = keras.layers
+    book = keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    ours = network("cnn").build((28, 28), 10)
+    book.set_weights(ours.get_weights())
+    expected = book.predict(PIXELS[..., np.newaxis].astype(np.float32) / 255, verbose=0)
+    np.testing.assert_allclose(ours.predict(PIXELS, verbose=0), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", params.networks())
+def test_save_and_load_predict_the_same_from_the_same_bytes(name: str, tmp_path: Path) -> None:
+    make_reproducible(1)
+    model = network(name).build((28, 28), 10)
+    archive.save(tmp_path / "one.keras", model)
+    loaded = archive.load(tmp_path / "one.keras")
+    np.testing.assert_array_equal(loaded.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0))
+    make_reproducible(1)
+    archive.save(tmp_path / "two.keras", network(name).build((28, 28), 10))
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"one.keras", "two.keras"}
+
+
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with pytest.raises(WorkflowError, match=r"model\.keras is missing"):
+        archive.load(path)
+    archive.save(path, network("dense").build((28, 28), 10))
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for content in (b"", whole[:1000], whole[:-1], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        path.write_bytes(content)
+        with pytest.raises(WorkflowError, match=r"model\.keras is damaged"):
+            archive.load(path)
