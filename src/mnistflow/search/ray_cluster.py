@@ -59,9 +59,8 @@ def run(
     waiting = [trial.number for trial in every if not trial.is_over]
     if not waiting and len(every) >= total:
         return every
-    print(
-        f"{len(waiting) + max(0, total - len(every))} of {total} trials to go; Ctrl-C stops, the same command goes on"
-    )
+    left = len(waiting) + max(0, total - len(every))
+    _say(f"{plan.model}: {left} of {total} trials to go; Ctrl-C stops, the same command goes on")
     failures: Counter[int] = Counter()
     running: dict[Any, int] = {}  # a trial's number by Ray's reference to its end
     with _session(plan, resources, address) as ray, _progress_bar(total) as bar:
