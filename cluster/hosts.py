@@ -8,7 +8,7 @@ On hosts of their own, run the same command on each, in clones with the same dat
 
 Each process holds the whole network and its share of the images, and so of each batch; gradients, batch statistics and
 losses are those of the whole batch (Keras' DataParallel, on JAX). Process 0 alone writes: what the train stage would
-write, into OUTPUT, the record in MLflow, and a state after each epoch, which it hands to all when the training goes on.
+write, into OUTPUT, the record in MLflow, and a state after each epoch, which it sends to all when the training goes on.
 """
 
 import os
@@ -35,7 +35,7 @@ from mnistflow.training.history import Epoch
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 ARRAYS = arrays.DATA
-STARTER = "MNISTFLOW_HOSTS_STARTER"  # to its own processes, its ID
+STARTER = "MNISTFLOW_HOSTS_STARTER"  # its own process ID, for the processes that it starts
 AGAIN = "the same command goes on after the last finished epoch"
 
 
@@ -65,15 +65,15 @@ def start(name: str, output: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     processes = [
         # Each in a session of its own: Ctrl-C is for this one, which hands it on.
-        subprocess.Popen(command, env=os.environ | own | {ID: str(place)}, start_new_session=True)
-        for place in range(int(count))
+        subprocess.Popen(command, env=os.environ | own | {ID: str(index)}, start_new_session=True)
+        for index in range(int(count))
     ]
     try:
         while None in (ends := [process.poll() for process in processes]) or any(ends):
-            for place, end in enumerate(ends):
+            for index, end in enumerate(ends):
                 if end:
-                    how = f"signal {-end}" if end < 0 else "what it says is above"
-                    raise WorkflowError(f"process {place} of {count} was lost ({how}); {AGAIN}.")
+                    reason = f"signal {-end}" if end < 0 else "see above"
+                    raise WorkflowError(f"process {index} of {count} was lost ({reason}); {AGAIN}.")
             time.sleep(0.1)
     except KeyboardInterrupt:
         for process in processes:
@@ -82,28 +82,36 @@ def start(name: str, output: Path) -> None:
     finally:
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)  # for process 0 to say in the record what became of the training
+                process.wait(timeout=10)  # for process 0 to end its run in MLflow
             process.kill()
             process.wait()
 
 
 def check_divides(name: str, count: int) -> None:
-    """Make sure that each of so many devices gets the same share of a batch."""
+    """Check that the devices can share a batch equally.
+
+    Raises:
+        WorkflowError: the batch size is no multiple of their number.
+    """
     size = params.load().models[name].batch_size
     if size % count:
         raise WorkflowError(f"models.{name}.batch_size is {size}, no multiple of the {count} devices.")
 
 
-def check_place() -> None:
-    """Make sure that Keras' variables say where this process is among the others, and that its port is free."""
-    address, count, place = (os.environ.get(key, "") for key in (ADDRESSES, COUNT, ID))
+def check_variables() -> None:
+    """Check Keras' variables, and that process 0 can listen at its address.
+
+    Raises:
+        WorkflowError: a variable is missing or has another form, or the port is taken.
+    """
+    address, count, index = (os.environ.get(key, "") for key in (ADDRESSES, COUNT, ID))
     first, _, port = address.partition(",")[0].rpartition(":")
-    if not (count.isdecimal() and place.isdecimal() and int(place) < int(count)) or not (first and port.isdecimal()):
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)) or not (first and port.isdecimal()):
         raise WorkflowError(
-            f"{ADDRESSES}, {COUNT} and {ID} are {address!r}, {count!r} and {place!r}; HOST:PORT of process 0, a "
+            f"{ADDRESSES}, {COUNT} and {ID} are {address!r}, {count!r} and {index!r}; HOST:PORT of process 0, a "
             "number of processes, and which one this is, from 0, are expected."
         )
-    if place == "0":  # JAX would crash
+    if index == "0":  # JAX would crash
         try:
             socket.create_server((first, int(port))).close()
         except (OSError, OverflowError) as error:
@@ -111,7 +119,11 @@ def check_place() -> None:
 
 
 def check_starter() -> None:
-    """Make sure that the process that started this one, and would stop it, is still there."""
+    """Check that the process that started this one, and would stop it, is still there.
+
+    Raises:
+        WorkflowError: it is gone.
+    """
     starter = os.environ.get(STARTER)
     if starter and os.getppid() != int(starter):
         raise WorkflowError(f"the process that started this one is gone; {AGAIN}.")
@@ -119,7 +131,7 @@ def check_starter() -> None:
 
 def take_part(name: str, output: Path) -> None:
     """Be one of the processes."""
-    check_place()
+    check_variables()
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
 
@@ -128,24 +140,24 @@ def take_part(name: str, output: Path) -> None:
 
     keras.distribution.initialize()
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    place, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
-    chosen = params.load().models[name]
+    index, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
+    settings = params.load().models[name]
     check_divides(name, devices)
     data = [arrays.sha256(ARRAYS / part) for part in ("training", "validation")]
-    fingerprint = loop.fingerprint(name, chosen, *data, f"{count} processes")
-    if of_first(fingerprint.encode()) != fingerprint.encode():
+    fingerprint = loop.fingerprint(name, settings, *data, f"{count} processes")
+    if from_first(fingerprint.encode()) != fingerprint.encode():
         raise WorkflowError("parameters, code, versions or images here are not those of process 0.")
-    mine = chosen.model_copy(update={"batch_size": chosen.batch_size // count})
-    images = [share(arrays.load(ARRAYS / part), place, count) for part in ("training", "validation")]
+    share_settings = settings.model_copy(update={"batch_size": settings.batch_size // count})
+    images = [share(arrays.load(ARRAYS / part), index, count) for part in ("training", "validation")]
 
     def train(state: Path, on_epoch: Callable[[Sequence[Epoch], float], None]) -> tuple[Any, Any]:
         classes = len(arrays.describe().classes)
-        trained = loop.train(name, mine, *images, classes, received(state), on_epoch)
+        trained = loop.train(name, share_settings, *images, classes, received(state), on_epoch)
         keras.distribution.set_distribution(None)  # from here on, process 0 computes alone
         return trained
 
     try:
-        if place == 0:
+        if index == 0:
             lead(name, output, fingerprint, count, train)
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +166,7 @@ def take_part(name: str, output: Path) -> None:
         if "Gloo" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise WorkflowError(f"process {place} of {count} lost touch with another ({reason}); {AGAIN}.") from error
+        raise WorkflowError(f"process {index} of {count} lost touch with another ({reason}); {AGAIN}.") from error
 
 
 def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[..., tuple[Any, Any]]) -> None:
@@ -191,22 +203,22 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
     print(f"The model and its history are in {output}.   Next: make ui")
 
 
-def share(split: Split, place: int, count: int) -> Split:
-    """Every `count`th image from `place` on; as many for each process, so that all take the same number of steps."""
+def share(split: Split, index: int, count: int) -> Split:
+    """Every `count`th image from `index` on; as many for each process, so that all take the same number of steps."""
     size = len(split.labels) // count
-    return Split(*(array[place::count][:size] for array in split))
+    return Split(*(array[index::count][:size] for array in split))
 
 
 def received(state: Path) -> Path:
-    """Put what process 0 has in the file `state` there in every process; nothing where it has nothing."""
-    content = of_first(state.read_bytes() if state.is_file() else b"")
+    """Copy the file `state` of process 0, if it has one, to every process; returns its path."""
+    content = from_first(state.read_bytes() if state.is_file() else b"")
     if content and not state.is_file():
         state.write_bytes(content)
     return state
 
 
-def of_first(content: bytes) -> bytes:
-    """What process 0 calls this with, in every process; all call it at the same point."""
+def from_first(content: bytes) -> bytes:
+    """The `content` of process 0, in every process. All call this at the same point."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     size = int(broadcast_one_to_all(np.int32(len(content))))

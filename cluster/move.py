@@ -2,8 +2,8 @@
 
 RECORD is the file mlflow.db, DATABASE the address of an empty PostgreSQL database (leave its password to PGPASSFILE),
 ARTIFACTS the folder from which the MLflow server in front of it hands out files. Every row of every table is copied
-as it is, so that runs keep their IDs, times, parameters, metrics and tags, and the registry its versions and aliases;
-what points to files points to the server afterwards. The record in SQLite stays as it is.
+as it is, so that runs keep their IDs, times, parameters, metrics and tags, and the registry its versions and aliases.
+Addresses of files become those of the server. The record in SQLite stays as it is.
 
 MLflow 3.17 has no command for this: `mlflow migrate-filestore` goes from files to SQLite.
 """
@@ -26,7 +26,7 @@ from mnistflow.core.errors import WorkflowError, without_password
 
 REVISION = "alembic_version"  # the table that names the state of all others
 AT_ONCE = 1000  # rows
-PROXY = "mlflow-artifacts:/"  # how an address begins of which the server knows the place
+PROXY = "mlflow-artifacts:/"  # the beginning of an address of files that a server hands out
 
 
 def main(record: Path, database: str, artifacts: Path) -> None:
@@ -55,74 +55,78 @@ def main(record: Path, database: str, artifacts: Path) -> None:
 
 
 def copy(old: sa.Connection, new: sa.Connection) -> tuple[dict[str, int], dict[Path, str]]:
-    """Copy all tables; returns the rows of each, and which folder of files goes to which place of the server's.
+    """Copy all tables; returns the rows of each, and the address at the server of each folder of files.
 
     Raises:
-        WorkflowError: the two are not of the same version of MLflow, or the new one holds something already.
+        WorkflowError: the two are not of the same version of MLflow, or the new one is not empty.
     """
-    tables, theirs = reflected(old), reflected(new)
-    check(old, new, tables, theirs)
-    for table in reversed(theirs.sorted_tables):
+    source, target = tables_of(old), tables_of(new)
+    check(old, new, source, target)
+    for table in reversed(target.sorted_tables):
         if table.name != REVISION:
             new.execute(table.delete())  # what every new store begins with: the default experiment
-    served = places(old, tables)
+    addresses = locations(old, source)
     count: dict[str, int] = {}
     files: dict[Path, str] = {}
-    for table in tqdm(theirs.sorted_tables, unit="table", leave=False, disable=None):
+    for table in tqdm(target.sorted_tables, unit="table", leave=False, disable=None):
         if table.name == REVISION:
             continue
         count[table.name] = 0
-        for rows in old.execute(sa.select(tables.tables[table.name])).mappings().partitions(AT_ONCE):
-            new.execute(table.insert(), [{key: moved(row[key], served, files) for key in row} for row in rows])
+        for rows in old.execute(sa.select(source.tables[table.name])).mappings().partitions(AT_ONCE):
+            new.execute(table.insert(), [{key: moved(row[key], addresses, files) for key in row} for row in rows])
             count[table.name] += len(rows)
         go_on_counting(new, table)
     return count, files
 
 
-def reflected(connection: sa.Connection) -> sa.MetaData:
+def tables_of(connection: sa.Connection) -> sa.MetaData:
     """The tables that a database has."""
-    found = sa.MetaData()
-    found.reflect(connection)
-    for column in (column for table in found.tables.values() for column in table.columns):
+    metadata = sa.MetaData()
+    metadata.reflect(connection)
+    for column in (column for table in metadata.tables.values() for column in table.columns):
         if isinstance(column.type, sa.JSON):
             column.type.none_as_null = True  # else what is missing would become JSON's null
-    return found
+    return metadata
 
 
-def check(old: sa.Connection, new: sa.Connection, tables: sa.MetaData, theirs: sa.MetaData) -> None:
-    """Make sure that rows can go from one to the other, and that the other has nothing to lose."""
-    if REVISION not in tables.tables:
+def check(old: sa.Connection, new: sa.Connection, source: sa.MetaData, target: sa.MetaData) -> None:
+    """Check that both databases have the same tables, and that the new one is empty.
+
+    Raises:
+        WorkflowError: they have not, or it is not.
+    """
+    if REVISION not in source.tables:
         raise WorkflowError("that SQLite file holds no MLflow record.")
-    revisions = [side.execute(sa.select(tables.tables[REVISION])).scalar() for side in (old, new)]
+    revisions = [database.execute(sa.select(source.tables[REVISION])).scalar() for database in (old, new)]
     if revisions[0] != revisions[1]:
         raise WorkflowError(
             f"the record is of another version of MLflow than the database ({revisions[0]}, {revisions[1]}); bring "
             "both up to date: mlflow db upgrade ADDRESS."
         )
-    for name in sorted(set(theirs.tables) - {REVISION, "experiments", "experiment_tags", "workspaces"}):
-        if new.execute(sa.select(sa.literal(1)).select_from(theirs.tables[name]).limit(1)).first():
-            raise WorkflowError(f"the database is in use: its table {name} holds something; an empty one is expected.")
+    for name in sorted(set(target.tables) - {REVISION, "experiments", "experiment_tags", "workspaces"}):
+        if new.execute(sa.select(sa.literal(1)).select_from(target.tables[name]).limit(1)).first():
+            raise WorkflowError(f"the database is in use: its table {name} has rows; an empty one is expected.")
 
 
-def places(old: sa.Connection, tables: sa.MetaData) -> dict[str, str]:
-    """Where each experiment's files lie, if that is on this machine, and where a server would put them."""
-    experiments = tables.tables["experiments"]
+def locations(old: sa.Connection, source: sa.MetaData) -> dict[str, str]:
+    """The address that each experiment's files will have at the server, by the one on this machine."""
+    experiments = source.tables["experiments"]
     rows = old.execute(sa.select(experiments.c.artifact_location, experiments.c.experiment_id))
-    found = {place: f"{PROXY}{number}" for place, number in rows if place and urlparse(place).scheme in ("", "file")}
-    # One experiment's folder may lie in another's; the deeper one is meant.
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
+    addresses = {each: f"{PROXY}{number}" for each, number in rows if each and urlparse(each).scheme in ("", "file")}
+    # One experiment's folder may be inside another's: the deeper one is tried first.
+    return dict(sorted(addresses.items(), key=lambda pair: -len(pair[0])))
 
 
-def moved(value: Any, served: dict[str, str], files: dict[Path, str]) -> Any:
-    """A value of a row as it is to be; where it is an address of files, that is noted in `files`."""
+def moved(value: Any, addresses: dict[str, str], files: dict[Path, str]) -> Any:
+    """A value for the new database: an address of files becomes the server's, and is added to `files` by folder."""
     if isinstance(value, str):
-        for place, address in served.items():
-            if value == place:
+        for before, after in addresses.items():
+            if value == before:
+                return after
+            if value.startswith(f"{before}/"):
+                address = after + value.removeprefix(before)
+                files[Path(url2pathname(urlparse(value).path))] = address
                 return address
-            if value.startswith(f"{place}/"):
-                there = address + value.removeprefix(place)
-                files[Path(url2pathname(urlparse(value).path))] = there
-                return there
     return value
 
 

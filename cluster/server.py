@@ -5,7 +5,7 @@ Ctrl-C stops both; the same command goes on with what is in FOLDER, which is mad
     postgres/     the database
     artifacts/    the runs' files, which the server takes in and hands out
     pgpass        the database's password, generated here, as PostgreSQL's clients read it (PGPASSFILE)
-    *.log         what the two servers said
+    *.log         what the two servers printed
 
 Both listen on 127.0.0.1 alone. PostgreSQL comes from the system's packages (Debian: postgresql). It refuses to run as
 root; started by root, it runs as the user postgres.
@@ -93,9 +93,9 @@ def _make(folder: Path, programs: Path, owner: dict[str, Any]) -> None:
     for command, text in (([*initdb, "--auth-local=reject", "--auth-host=scram-sha-256"], ""), (single, roles)):
         done = subprocess.run(command, input=text, cwd="/", capture_output=True, text=True, check=False, **owner)
         if done.returncode or "ERROR:" in done.stderr:
-            said = " ".join(done.stderr.split())
+            message = " ".join(done.stderr.split())
             whose = "; it runs as the user postgres, who must be able to reach that folder" if owner else ""
-            raise WorkflowError(f"{Path(command[0]).name} can't make a database in {folder}: {said}{whose}.")
+            raise WorkflowError(f"{Path(command[0]).name} can't make a database in {folder}: {message}{whose}.")
     with replacing(folder / "pgpass") as temporary:
         temporary.touch(0o600)
         temporary.write_text(f"{HOST}:*:{NAME}:{NAME}:{password}\n", encoding="utf-8")
@@ -119,8 +119,8 @@ def _programs(folder: Path) -> Path:
     """Where PostgreSQL's programs are: those of the version that made the data in `folder`, else the newest."""
     made = folder / "postgres/PG_VERSION"
     version = made.read_text(encoding="utf-8").strip() if made.is_file() else ""
-    if found := sorted(DEBIAN.glob(f"{version or '*'}/bin"), key=lambda path: float(path.parent.name)):
-        return found[-1]
+    if folders := sorted(DEBIAN.glob(f"{version or '*'}/bin"), key=lambda path: float(path.parent.name)):
+        return folders[-1]
     if elsewhere := shutil.which("initdb"):
         return Path(elsewhere).resolve().parent
     raise WorkflowError(
@@ -160,9 +160,9 @@ def _check_free(port: str) -> None:
 
 @contextmanager
 def _running(
-    command: Sequence[str], log: Path, how: signal.Signals, **options: Any
+    command: Sequence[str], log: Path, stop: signal.Signals, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is stopped by the signal `how` when the block ends.
+    """A process that is stopped by the signal `stop` when the block ends.
 
     It is in a session of its own: Ctrl-C is for this script, which stops one server after the other.
     """
@@ -173,7 +173,7 @@ def _running(
     try:
         yield process
     finally:
-        process.send_signal(how)
+        process.send_signal(stop)
         process.wait()
 
 
@@ -181,8 +181,8 @@ def _wait(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], name: 
     until = time.monotonic() + 120
     while not is_ready():
         if process.poll() is not None or time.monotonic() > until:
-            said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            raise WorkflowError(f"{name} does not start: {' '.join(said[-4:]).strip()} ({log} has the rest).")
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            raise WorkflowError(f"{name} does not start: {' '.join(lines[-4:]).strip()} ({log} has the rest).")
         time.sleep(0.1)
 
 

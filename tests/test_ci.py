@@ -8,7 +8,7 @@ import pytest
 from conftest import Project, is_clean, stages_run
 from ruamel.yaml import YAML
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ci")]
+pytestmark = pytest.mark.slow
 
 
 def ci(project: Project, base: str = "main", status: int = 0, **environment: str) -> str:
@@ -66,29 +66,30 @@ def test_a_good_change_passes_and_its_summary_shows_what_it_brings(
     assert links in shown.read_text()
 
 
-def test_a_worse_parameter_fails_at_the_gate(checkout: Callable[[str], Project]) -> None:
+def test_a_worse_model_fails_at_the_gate(checkout: Callable[[str], Project]) -> None:
     project = checkout("worse")
-    project.set(models__compact__learning_rate=1e-9)
+    project.set(evaluate__model="dense", evaluate__target_accuracy=0.99)
     project.dvc("repro")
     project.commit("change")
 
     error = ci(project, status=1).splitlines()[-1]
-    assert error.startswith("error: compact does not pass: accuracy ")
-    assert "misses the target of 30.00%" in error
+    assert error.startswith("error: dense does not pass: accuracy ")
+    assert "misses the target of 99.00%" in error
     assert "of commit main" in error
     page = (project.folder / "ci/summary.md").read_text()
-    assert page.startswith("# Does not pass\n\n```text\ncompact does not pass: accuracy ")
-    assert "models.compact.learning_rate" in page
-    assert "metrics/compact.json" in page
+    assert page.startswith("# Does not pass\n\n```text\ndense does not pass: accuracy ")
+    assert "evaluate.target_accuracy" in page
+    assert "metrics/selected.json" in page
+    assert "The selected model is the baseline, dense." in page
 
 
 def test_other_bytes_than_the_committed_ones_are_mentioned_and_do_not_fail(checkout: Callable[[str], Project]) -> None:
     project = checkout("elsewhere")
     lock = project.folder / "dvc.lock"
     before = lock.read_text()
-    outs = YAML(typ="safe").load(before)["stages"]["train@dense"]["outs"]
-    (md5,) = (out["md5"] for out in outs if out["path"] == "models/dense/model.keras")
-    lock.write_text(before.replace(md5, "f" * 32))  # as if a processor of another kind had made it
+    outs = YAML(typ="safe").load(before)["stages"]["preprocess"]["outs"]
+    (md5,) = (out["md5"] for out in outs if out["path"] == "data/overview")
+    lock.write_text(before.replace(md5, "f" * 32 + ".dir"))  # as if a processor of another kind had made it
     output = ci(project)
     assert "\n\nOutputs made here are not the committed bytes: another kind of processor" in output
     assert output.count("# Passes") == 1

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, client_of, is_clean, runs, stages_run
-from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.slow
 
@@ -55,17 +54,6 @@ def test_experiments_are_run_shown_compared_applied_and_saved(copy_of_repro: New
     project.dvc("exp", "remove", "chosen", "saved")
     assert is_clean(project)
     assert len(runs(client_of(project))) == recorded
-
-
-def test_an_experiment_can_add_a_model_and_goes_on_in_the_folder(copy_of_repro: New, tmp_path: Path) -> None:
-    project = copy_of_repro(tmp_path / "project")
-    section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"seed": 3}
-    added = f"+models.wide={json.dumps(section)}".replace('"', "")
-    output = project.dvc("exp", "run", "--name", "wider", "--set-param", added)
-    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
-    assert json.loads(project.read("metrics/comparison.json"))["pairs"][-1]["model"] == "wide"
-    assert runs(client_of(project))[0].info.run_name == "wide (wider)"
-    assert "up to date" in project.dvc("status")
 
 
 def test_plots_are_shown_from_the_outputs(repro: Project, tmp_path: Path) -> None:

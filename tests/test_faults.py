@@ -28,7 +28,7 @@ def check_run(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> None:
     """Make sure that a run is complete: finished, with its model and evaluation, and each value logged once."""
     assert run.info.status == "FINISHED"
     assert run.info.end_time >= run.info.start_time
-    assert steps(client, run) == list(range(1, EPOCHS[run.data.tags["model"]] + 1))
+    assert steps(client, run) == list(range(1, EPOCHS[run.data.params["network"]] + 1))
     assert len(run.outputs.model_outputs) == 1
     assert "test/accuracy" in run.data.metrics
     for metric in run.data.metrics:
@@ -80,7 +80,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bytes_and_in_one_run(
     forget_record(project)
     project.forget("models/compact/model.keras")
     shutil.rmtree(project.folder / "models/compact")
-    forget_stages(project, "train@compact", "evaluate@compact")
+    forget_stages(project, "train@compact", "evaluate@compact", "explain")
     moments = (
         ".cache/training/compact-*/state.npz",  # after an epoch
         "mlruns/*/artifacts/history.csv",  # after its outputs, among what is logged
@@ -92,30 +92,13 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bytes_and_in_one_run(
         kill_at(project, pattern, "dvc", "repro", "train@compact")
         if (project.folder / "mlflow.db").is_file() and client.get_experiment_by_name("mnistflow"):
             ids |= {run.info.run_id for run in runs(client)}
-    output = project.dvc("repro")
+    output = project.repro()
     assert stages_run(output) == ["train@compact"]
     assert "epoch  1 " not in output
     assert len(ids) == 1
-    project.record()
     (run,) = runs(client, "tags.model = 'compact'")
     assert {run.info.run_id} == ids
     assert "restored" not in run.data.tags
-    check_outcome(project, repro)
-
-
-def test_a_damaged_state_costs_time_and_nothing_else(copy_of_repro: New, repro: Project, tmp_path: Path) -> None:
-    project = copy_of_repro(tmp_path / "project")
-    forget_record(project)
-    project.forget("models/compact/model.keras")
-    forget_stages(project, "train@compact", "evaluate@compact")
-    shutil.rmtree(project.folder / "models/compact")
-    kill_at(project, ".cache/training/compact-*/state.npz", "dvc", "repro", "train@compact")
-    (path,) = project.states("compact-*/state.npz")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    output = project.dvc("repro")
-    assert "state.npz is damaged; training starts again from its first epoch" in output
     check_outcome(project, repro)
 
 
@@ -162,30 +145,6 @@ def test_ctrl_c_marks_the_run_as_killed_and_the_same_command_goes_on(
     check_run(client, again)
     first = runs(client, "tags.model = 'compact'")[-1]
     assert again.data.metrics["test/accuracy"] == first.data.metrics["test/accuracy"]
-
-
-def test_a_clock_that_was_set_back_gives_no_negative_times(copy_of_repro: New, tmp_path: Path) -> None:
-    project = copy_of_repro(tmp_path / "project")
-    project.forget("models/compact/model.keras")
-    train = ("dvc", "repro", "--force", "--single-item", "train@compact")
-    process = project.start(*train)
-    wait_for(lambda: project.states("compact-*/state.npz"), process)
-    kill(process)
-    (path,) = project.states("compact-*/run.json")
-    hours = 2 * 3_600_000
-    record = json.loads(path.read_text())  # as if the training had begun two hours later than now
-    record["started"] += hours
-    record["epochs"] = [[ended + hours, seconds] for ended, seconds in record["epochs"]]
-    path.write_text(json.dumps(record))
-    client = client_of(project)
-    run = runs(client, "attributes.status = 'RUNNING'")[0]
-    client._tracking_client.store.update_run_info(run.info.run_id, mlflow.entities.RunStatus.RUNNING, None, None)
-    project.dvc(*train[1:])
-    run = client.get_run(run.info.run_id)
-    assert run.info.status == "FINISHED"
-    assert run.info.end_time >= max(run.info.start_time, record["started"])
-    assert run.data.metrics["seconds"] > 0
-    assert all(point.value > 0 for point in client.get_metric_history(run.info.run_id, "epoch_seconds"))
 
 
 def test_a_damaged_download_is_fetched_again(
@@ -245,24 +204,21 @@ def test_a_damaged_model_is_refused_and_the_advice_brings_it_back(
     project.record()
 
 
-@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)], ids=["two models", "the same model"])
-def test_two_clones_start_at_once_with_one_store(copy_of_repro: New, tmp_path: Path, seeds: tuple[int, int]) -> None:
+def test_two_clones_start_the_same_training_at_once_with_one_store(copy_of_repro: New, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/shared.db"
     projects = [copy_of_repro(tmp_path / name) for name in ("one", "two")]
-    for seed, project in zip(seeds, projects, strict=True):
+    for project in projects:
         project.forget("models/dense/model.keras")
-        project.set(models__dense__seed=seed)
         shutil.rmtree(project.folder / "models/dense")
     processes = [project.start("dvc", "repro", "evaluate@dense", MLFLOW_TRACKING_URI=uri) for project in projects]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("train@dense" in stages_run(output) for output in outputs)
-    client = mlflow.MlflowClient(uri)
-    recorded = sorted(runs(client), key=lambda run: run.data.params["seed"])
-    assert [int(run.data.params["seed"]) for run in recorded] == sorted(seeds)
+    recorded = runs(mlflow.MlflowClient(uri))
+    assert len(recorded) == 2
     for run, project in zip(recorded, projects, strict=True):
         assert run.data.tags["model_md5"] == md5(project.folder / "models/dense/model.keras")
-    assert len({run.data.tags["model_md5"] for run in recorded}) == len(set(seeds))
+        assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
 
 
 def test_two_workers_of_the_queue_record_each_its_own(copy_of_repro: New, tmp_path: Path) -> None:
@@ -270,13 +226,14 @@ def test_two_workers_of_the_queue_record_each_its_own(copy_of_repro: New, tmp_pa
     client = client_of(project)
     before = {run.info.run_id for run in runs(client)}
     for name, seed in (("left", 11), ("right", 12)):
-        project.dvc("exp", "run", "--queue", "--name", name, "--set-param", f"models.dense.seed={seed}")
-    project.dvc("queue", "start", "--jobs", "2")
+        seeded = ("--name", name, "--set-param", f"models.dense.seed={seed}")
+        project.dvc("exp", "run", "--queue", *seeded, "evaluate@dense")
+    project.start("dvc", "queue", "start", "--jobs", "2").wait(timeout=60)  # the workers keep its output open
     try:
         until = time.monotonic() + 240
         while re.search(r"Running|Queued", status := project.dvc("queue", "status")):
             assert time.monotonic() < until, status
-            time.sleep(1)
+            time.sleep(3)  # each look takes a second of a processor
         assert status.count("Success") == 2, status + project.dvc("queue", "logs", "left")
     finally:
         project.dvc("queue", "stop", "--kill")

@@ -32,6 +32,7 @@ from conftest import (
     steps,
     wait_for,
 )
+from ruamel.yaml import YAML
 from test_faults import check_run, forget_record
 
 from mnistflow.data import arrays
@@ -102,6 +103,21 @@ def test_a_training_that_begins_again_logs_each_epoch_once(own_store: Path) -> N
     (only,) = runs(client)
     assert steps(client, only) == steps(client, only, "epoch_seconds") == [1, 2, 3, 4]
     assert len(json.loads(path.read_text())["epochs"]) == 4
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_duration(own_store: Path) -> None:
+    path = own_store / "run.json"
+    with tracking.training(path, DETAILS) as run:
+        pass
+    later = json.loads(path.read_text())
+    later["started"] += 7_200_000
+    path.write_text(json.dumps(later))
+    with tracking.training(path, DETAILS) as run:
+        pass
+    client = mlflow.MlflowClient()
+    (only,) = runs(client)
+    assert only.info.end_time >= later["started"] > only.info.start_time
+    assert run.record.ended == only.info.end_time
 
 
 def test_a_training_whose_store_came_back_leaves_nothing_to_do(
@@ -314,21 +330,25 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
 
 @pytest.mark.slow
 def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> None:
+    """One that adds a model, in a copy of the project that DVC deletes afterwards."""
     project = copy_of_repro(tmp_path / "project")
     client = client_of(project)
-    output = project.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "models.dense.learning_rate=1e-4")
-    assert stages_run(output) == ["params", "train@dense", "evaluate@dense", "compare", "plot"]
+    section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"learning_rate": 1e-4}
+    added = f"+models.wide={json.dumps(section)}".replace('"', "")
+    output = project.dvc("exp", "run", "--temp", "--name", "wider", "--set-param", added)
+    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
     run = runs(client)[0]
     check_run(client, run)
-    assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("dense (slower)", "slower")
+    assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("wide (wider)", "wider")
     assert run.data.params["learning_rate"] == "0.0001"
     tags = run.data.tags
     assert tags["mlflow.source.git.commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert (tags["git_dirty"], tags["git_changes"]) == ("true", "params.yaml")
     assert not project.states()
-    changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "slower"))
-    assert set(changes) == {"metrics/dense.json"}
-    # The same value in the workspace: DVC knows the outcome.
-    project.set(models__dense__learning_rate=0.0001)
-    assert not [stage for stage in stages_run(project.repro()) if "@" in stage]
+    changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "wider"))
+    assert set(changes) == {"metrics/wide.json"}
+    assert changes["metrics/wide.json"]["accuracy"]["new"] == run.data.metrics["test/accuracy"]
+    # Taken over, it is there and trains nothing.
+    project.dvc("exp", "apply", "wider")
+    assert stages_run(project.repro()) == []
     assert len(runs(client)) == 3

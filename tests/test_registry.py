@@ -24,8 +24,6 @@ from mnistflow.tracking import registry, store
 REGISTER = ("python", "-m", "mnistflow.tracking.registry")
 URI = "models:/mnistflow@champion"
 
-pytestmark = pytest.mark.xdist_group("registry")
-
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:

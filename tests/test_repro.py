@@ -228,9 +228,9 @@ def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: Ne
     (home / ".config/matplotlib").mkdir(parents=True)
     (home / ".config/matplotlib/matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 300\nfont.size: 30\n")
     (outer / ".dvc").mkdir(parents=True)
-    for output in ("data/overview", "models/compact/model.keras", "inside"):
+    for output in ("data/overview", "models/compact/model.keras", "inside", "plots/loss.png"):
         project.forget(output)
-    for folder in ("data/overview", "models/compact", "inside", "plots"):
+    for folder in ("data/overview", "models/compact", "inside", "plots", ".dvc/cache/runs"):
         shutil.rmtree(project.folder / folder)
 
     output = project.repro(

@@ -205,6 +205,19 @@ def test_a_trial_that_diverges_counts_as_no_better_than_guessing(plan: Plan) -> 
     assert plans.best(plan, [trial]) is None
 
 
+def test_a_trial_needs_no_store_and_the_end_names_what_the_record_lacks(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{plan.project}/missing/folder/mlflow.db")
+    (plan.project / "missing").touch()
+    assert train(plan).status == "finished"
+    plans.finish(plan, "text", {}, [])
+    output = capsys.readouterr().out
+    assert "the training goes on" in output
+    assert "did not answer while trial 1 ran" in output
+    assert "the same command completes the record" in output
+
+
 def test_halving_keeps_the_best_half_rounded_up(plan: Plan) -> None:
     plan = changed(plan, halving=Halving(epochs=1, reduction=2))
     others = [Trial(number, {}, values=[loss] * 2) for number, loss in enumerate((0.1, 0.2, 0.4), start=1)]

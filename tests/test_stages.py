@@ -18,8 +18,6 @@ from mnistflow.data import arrays
 from mnistflow.evaluation import comparisons, metrics
 
 MODELS = ("dense", "compact")
-# All of these look at the same run, so one worker does them.
-pytestmark = pytest.mark.xdist_group("stages")
 
 
 def read_json(project: Project, path: str) -> Any:

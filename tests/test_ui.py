@@ -22,7 +22,7 @@ from mnistflow.tracking import descriptions, store
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui")]
+pytestmark = pytest.mark.slow
 
 MODELS = ("dense", "compact")
 UI = ("python", "-m", "mnistflow.tracking.ui")

@@ -16,7 +16,6 @@ from ruamel.yaml import YAML
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("what_runs"),
     pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning"),  # DVC 3.67 with pygtrie
 ]
 

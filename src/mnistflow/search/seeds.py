@@ -48,11 +48,10 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
     dataset = settings.fetch.dataset
     name = name or (model if dataset == BOOK else f"{dataset}-{model}")
     path, figure = RESULTS / f"seeds-{name}.csv", RESULTS / "seeds.png"
+    resources = params.parse(Resources, {"cpus": cpus}, "--cpus")
     with plans.begin("seed study", model, chosen, "val_accuracy") as plan:
-        resources = Resources(cpus=cpus)
-        trials = ray_cluster.run(plan, count, lambda known: {"seed": len(known) + 1}, resources, address=address)[
-            :count
-        ]
+        every = ray_cluster.run(plan, count, lambda known: {"seed": len(known) + 1}, resources, address=address)
+        trials = every[:count]  # an interrupted study may have had more seeds
         if any(trial.status != "finished" for trial in trials):
             raise WorkflowError("\n       ".join(["not all trainings came to their end:", *plans.failures(trials)]))
         rows = [measure(plan, trial) for trial in trials]
@@ -62,8 +61,8 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
         accuracy = float(np.mean([row["accuracy"] for row in rows]))
         text = f"{model} from the seeds 1 to {count}: a mean of {accuracy:.3%} of the test images right."
         plans.finish(plan, text, {"mean_test_accuracy": accuracy}, [path, figure])
-        shutil.rmtree(plan.folder)  # the models are gone, so there is nothing to measure again
-    print("\n".join(plans.failures(trials)))
+    with state.folder(plan.name) as folder:
+        shutil.rmtree(folder)  # the models are gone, so the trials can't be measured again
     print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
     for study, results in studies.items():
         print(f"| {study} {summary(results)}")
@@ -91,10 +90,9 @@ def summary(rows: Sequence[Row]) -> str:
 
     accuracies = np.array([row["accuracy"] for row in rows])
     mean, deviation = accuracies.mean(), accuracies.std(ddof=1)
-    low, high = stats.t.interval(0.95, len(rows) - 1, mean, deviation / np.sqrt(len(rows)))
-    return (
-        f"| {len(rows)} | {mean:.2%} | {100 * deviation:.2f} | {100 * low:.2f} to {high:.2%} | {accuracies.min():.2%} |"
-    )
+    margin = stats.t.ppf(0.975, len(rows) - 1) * deviation / np.sqrt(len(rows))
+    interval = f"{100 * (mean - margin):.2f} to {mean + margin:.2%}"
+    return f"| {len(rows)} | {mean:.2%} | {100 * deviation:.2f} | {interval} | {accuracies.min():.2%} |"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -138,10 +136,10 @@ if __name__ == "__main__":
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
     # As many threads as a training has that is alone: with fewer, the last bits of its results may differ.
     parser.add_argument(
-        "--cpus", default=str(os.cpu_count()), help="cores per training; by default, all of this machine's"
+        "--cpus", type=int, default=os.cpu_count(), help="cores per training; by default, all of this machine's"
     )
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
     options = parser.parse_args()
     changes = " ".join(options.set)
-    sys.argv[1:] = [options.model, str(options.count), options.name, changes, options.cpus, options.address]
+    sys.argv[1:] = [options.model, str(options.count), options.name, changes, str(options.cpus), options.address]
     cli.run(main)

@@ -112,9 +112,9 @@ def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> N
         *plans.failures(trials),
     ]
     present = next((trial for trial in trials if trial.settings == sweep.present(plan.settings)), None)
-    if present and present.status == "finished":
-        value = "the best" if present is best else plan.text(present.values[-1])
-        lines.append(f"trial {present.number} has the settings of params.yaml: {value}")
+    if present and present is not best and present.values:
+        value = plan.text(present.values[-1])
+        lines.append(f"trial {present.number} has the settings of params.yaml: {present.status}, {value}")
     command = f"dvc exp run {plan.options(best.settings)}"
     items = "\n".join(f"- {line}" for line in lines)
     picture = f"![the search](get-artifact?path={figure.name}&run_uuid={plan.parent})"
