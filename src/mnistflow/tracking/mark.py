@@ -34,7 +34,7 @@ def _path() -> Path:
 
 def _state() -> dict[str, Any]:
     """All that `make record` depends on: the pipeline's outputs, the store, interrupted trainings."""
-    interrupted = {str(path): path.stat().st_mtime for path in (cache() / "training").glob("*/run.json")}
+    interrupted = {path.parent.name: path.stat().st_mtime for path in (cache() / "training").glob("*/run.json")}
     return {
         "outputs": md5(LOCK) if LOCK.is_file() else None,
         "store": address(),

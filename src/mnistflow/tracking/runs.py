@@ -270,13 +270,15 @@ def log_evaluation(name: str, times: Mapping[str, float] | None = None) -> None:
         TrackingError: the store does not answer.
         WorkflowError: the outputs of training and evaluation do not belong together.
     """
-    trained, evaluated = MODELS / name, EVALUATION / name
+    # Whole paths, because the store works in the project's folder and this may be a copy of it, made for an experiment.
+    trained, evaluated = (MODELS / name).resolve(), (EVALUATION / name).resolve()
+    dataset, example = arrays.describe(), arrays.load((arrays.DATA / "validation").resolve())
     model_md5 = md5(trained / "model.keras")
     evaluation = predictions.read(evaluated)
     if evaluation.report.get("model_md5") != model_md5:
         raise WorkflowError(f"{evaluated} belongs to another model than {trained}; run `dvc repro`.")
     with store.session():
-        runs = of_model(model_md5) or [_restore(trained, model_md5)]
+        runs = of_model(model_md5) or [_restore(trained, model_md5, dataset, example)]
         for index, run in enumerate(runs):
             if "test/accuracy" not in run.data.metrics or (times and index == 0):
                 _log_evaluation(run, trained, evaluated, evaluation, times or {})
@@ -287,7 +289,7 @@ def _log_evaluation(
 ) -> None:
     """Through a client: the run has ended and stays so, its duration that of its training."""
     run_id, name = run.info.run_id, run.data.tags["model"]
-    client().log_artifacts(run_id, str(evaluated.resolve()), "evaluation")
+    client().log_artifacts(run_id, str(evaluated), "evaluation")
     matrix = metrics.confusion_matrix(evaluation.labels, evaluation.predictions, len(evaluation.classes))
     client().log_figure(run_id, results.confusion({name: matrix}, evaluation.classes), "evaluation/confusion.png")
     # No wider than the page's column, where the description shows it.
@@ -323,7 +325,7 @@ def predictions_of(run_id: str) -> predictions.Predictions:
         return predictions.read(Path(folder, "evaluation"))
 
 
-def _restore(trained: Path, model_md5: str) -> Run:
+def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example: Split) -> Run:
     """A run written from the outputs of a training that this store did not see, or not to its end."""
     rows = history.read(trained / "history.csv")
     path, record = next(((path, each) for path, each in records() if each.model_md5 == model_md5), (None, None))
@@ -337,7 +339,7 @@ def _restore(trained: Path, model_md5: str) -> Run:
         record.epochs = [(now(), 0.0)] * len(rows)
     run_id = _begin(record)
     _log_epochs(run_id, rows, record.epochs, len(client().get_metric_history(run_id, "val_loss")))
-    _log_outputs(run_id, record, trained, arrays.describe(), arrays.load(arrays.DATA / "validation"))
+    _log_outputs(run_id, record, trained, dataset, example)
     _end(run_id, record, "FINISHED", None)
     if path:
         (path.parent / state.UNRECORDED).unlink(missing_ok=True)
