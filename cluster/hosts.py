@@ -199,7 +199,8 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
             model, progress = train(folder / "state.npz", on_epoch)
             loop.write(output, details, model, progress)
             run.log_outputs(output, arrays.load(ARRAYS / "validation"), progress.seconds)
-        shutil.rmtree(folder)  # there is nothing left to go on with
+        if not (folder / state.UNRECORDED).is_file():  # else, the same command completes the record
+            shutil.rmtree(folder)
     print(f"The model and its history are in {output}.   Next: make ui")
 
 

@@ -1,6 +1,7 @@
 """A change as CI sees it: in a fresh checkout, without the data, with DVC's cache."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,7 +143,5 @@ def test_without_git_ci_and_gate_are_one_sentence(repro: Project, tmp_path: Path
         output = project.run("python", "-m", f"mnistflow.commands.{command}", status=1, PYTHONPATH="src")
         assert output.startswith("error: this folder is no Git repository")
         assert len(output.splitlines()) == 1
-    output = project.run(
-        f"{shutil.which('python')}", "-m", "mnistflow.commands.ci", status=1, PYTHONPATH="src", PATH=""
-    )
+    output = project.run(sys.executable, "-m", "mnistflow.commands.ci", status=1, PYTHONPATH="src", PATH="")
     assert output == "error: this command needs Git, which is not installed here.\n"

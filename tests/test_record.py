@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,25 @@ def test_a_training_that_begins_again_logs_each_epoch_once(own_store: Path) -> N
     (only,) = runs(client)
     assert steps(client, only) == steps(client, only, "epoch_seconds") == [1, 2, 3, 4]
     assert len(json.loads(path.read_text())["epochs"]) == 4
+
+
+def test_a_change_that_a_kill_interrupted_is_rolled_back(
+    own_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with tracking.training(own_store / "run.json", DETAILS):
+        pass
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with closing(sqlite3.connect(own_store / "mlflow.db")) as database:
+        database.execute("PRAGMA cache_size = 1")  # so that the change reaches the file before it is complete
+        database.execute("UPDATE tags SET value = printf('%5000d', 0)")
+        for file in ("mlflow.db", "mlflow.db-journal"):
+            shutil.copy(own_store / file, elsewhere)
+    for file in elsewhere.iterdir():
+        shutil.copy(file, own_store)
+    with tracking.training(own_store / "run.json", DETAILS):
+        pass
+    assert not (own_store / state.UNRECORDED).is_file()
+    assert "selected_on" in runs(mlflow.MlflowClient())[0].data.tags
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_duration(own_store: Path) -> None:

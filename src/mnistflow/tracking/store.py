@@ -133,7 +133,8 @@ def _make_file(file: Path) -> None:
 
 def _check_file(file: Path) -> None:
     """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
-    with closing(sqlite3.connect(f"file:{file.resolve().as_posix()}?mode=ro", timeout=60, uri=True)) as database:
+    # For writing, where it may be: a process that was killed has left its last change to be rolled back.
+    with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", timeout=60, uri=True)) as database:
         try:
             (result,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         except sqlite3.OperationalError as error:
@@ -154,7 +155,12 @@ def _make_experiment(file: Path | None) -> None:
     if mlflow.get_experiment_by_name(EXPERIMENT) is not None:
         return
     artifacts = ARTIFACTS if file else None  # a server decides by itself
-    made = mlflow.create_experiment(EXPERIMENT, artifacts, descriptions.EXPERIMENT_TAGS)
+    try:
+        made = mlflow.create_experiment(EXPERIMENT, artifacts, descriptions.EXPERIMENT_TAGS)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # a server takes requests of many at once
+            return
+        raise
     if file:
         # MLflow makes the address absolute (mlflow#3144); nothing but its table lets one make it relative.
         with closing(sqlite3.connect(file, timeout=60)) as database, database:
