@@ -29,6 +29,10 @@ help: ## this list
 repro: .venv/ready ## set up, run what is out of date, record it, compare: the main job (DATASET=digits: offline, a minute)
 	@$(RUN) mnistflow.commands.repro '$(DATASET)'
 
+.PHONY: dataset
+dataset: .venv/ready ## your own pictures as a data set: FOLDER=... with a folder for each class (NAME=..., ARGS='--size 64 64')
+	@$(RUN) mnistflow.commands.dataset '$(FOLDER)' $(if $(NAME),--name '$(NAME)') $(ARGS)
+
 .PHONY: compare
 compare: .venv/ready ## `dvc metrics diff` of the selected model against the baseline (needs Git)
 	@$(RUN) mnistflow.commands.compare
@@ -58,6 +62,10 @@ ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what cha
 .PHONY: register
 register: check ## the selected model into MLflow's registry, if it passes the gate
 	@$(RUN) mnistflow.tracking.registry
+
+.PHONY: predict
+predict: .venv/ready ## what the selected model sees in FILES='seven.png scans/' (MODEL=compact: that one; docs/predict.md)
+	@$(RUN) mnistflow.commands.predict $(if $(MODEL),--model '$(MODEL)') $(FILES)
 
 .PHONY: ui
 ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000

@@ -9,18 +9,33 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import Section, nearest, parse, read_yaml
 
 CATALOG = Path("datasets.yaml")
-ROLES = ("train_images", "train_labels", "test_images", "test_labels")
+ROLES = ("train_images", "train_labels", "test_images", "test_labels")  # of IDX files
+# By format, the roles that a data set's files must and may have.
+FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "idx": (ROLES, ()),
+    "npz": (("arrays",), ()),
+    "csv": (("train_table",), ("test_table",)),
+    "scikit-learn": ((), ()),
+    "pictures": ((), ()),
+}
 PEOPLE = 5  # who were asked about each disputed image
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Md5 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class File(Section):
-    """One file of a data set, and the published SHA-256 by which a right copy is known, whatever it is called."""
+    """One file of a data set, and the published checksum by which a right copy is known, whatever it is called."""
 
     name: str
-    sha256: Sha256
+    sha256: Sha256 | None = None
     unpacked: Sha256 | None = None  # of the content, where the file is compressed
+    md5: Md5 | None = None  # where its authors publish no SHA-256
+
+    def checksum(self) -> str | None:
+        """The checksum in pooch's spelling; None where none is published."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"md5:{self.md5}" if self.md5 else None
 
 
 class Dispute(NamedTuple):
@@ -36,10 +51,19 @@ class Dispute(NamedTuple):
 class Dataset(Section):
     """One entry of datasets.yaml."""
 
-    format: Literal["idx", "scikit-learn"]
+    format: Literal["idx", "npz", "csv", "pictures", "scikit-learn"]
     classes: Annotated[list[str], Field(min_length=2)]  # a name per label
     files: dict[str, File] = Field(default_factory=dict)  # by role
+    archive: File | None = None  # a ZIP file that has them, where they are published as one
     sources: list[str] = Field(default_factory=list)  # URLs or folders that have the files, tried in order
+    transposed: bool = False  # each image is stored column by column, as EMNIST's are
+    first_label: Annotated[int, Field(ge=0)] = 0  # the label of the first class
+    size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None  # height and width: pictures and CSV
+    colour: bool = False  # pictures and CSV: three channels instead of one
+    # Share of each class that is held out as the test set, where there is no test part.
+    test: Annotated[float, Field(gt=0, lt=1)] | None = None
+    count: int | None = None  # pictures: so many there were at the import,
+    sha256: Sha256 | None = None  # and a hash of their paths, classes and contents; neither is checked later
     prepare: Literal["digit"] | None = (
         None  # how a photo or a scan is made into an image: ink is light on dark, centred
     )
@@ -48,9 +72,28 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _files_are_complete(self) -> "Dataset":
-        if self.format == "idx" and sorted(self.files) != sorted(ROLES):
-            raise ValueError(f"files has {', '.join(self.files) or 'nothing'}; {', '.join(ROLES)} are expected")
+        needed, optional = FILES[self.format]
+        if not set(needed) <= set(self.files) <= {*needed, *optional}:
+            raise ValueError(
+                f"files has {', '.join(self.files) or 'nothing'}; {', '.join(needed) or 'nothing'} is expected"
+                + "".join(f", and {role} is allowed" for role in optional)
+            )
         return self
+
+    @model_validator(mode="after")
+    def _layout_is_complete(self) -> "Dataset":
+        if self.format == "pictures" and self.size is None:
+            raise ValueError("size is missing; [height, width] in pixels is expected")
+        if self.format == "csv" and "test_table" not in self.files and self.test is None:
+            raise ValueError("files has no test_table; `test`, the share of the images held out to test, is expected")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"classes has {twice!r} twice")
+        return self
+
+    def shape(self) -> tuple[int, ...] | None:
+        """Of an image, where the entry says it: (height, width) in grey, (height, width, 3) in colour."""
+        return (*self.size, *([3] if self.colour else [])) if self.size else None
 
     def disputes(self) -> list[Dispute]:
         """The disputed test images, by index."""

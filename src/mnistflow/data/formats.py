@@ -2,68 +2,190 @@
 
 IDX, as MNIST's authors define it: two zero bytes, a type code (0x08 is an unsigned byte), the number of dimensions,
 each dimension as a big-endian 32-bit integer, then the values in row-major order.
+
+NPZ, NumPy's archive of named arrays, as Keras and MedMNIST have it. CSV, a row per image, as Kaggle has it.
 """
 
 import math
 import struct
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mnistflow.core.errors import WorkflowError
+from mnistflow.data import preparation
 from mnistflow.data.arrays import Split
+from mnistflow.data.catalog import Dataset
+
+Array = npt.NDArray[Any]
+
+# The arrays of an .npz file, by part: Keras' names and MedMNIST's.
+KERAS = {"training": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+MEDMNIST = {
+    "training": ("train_images", "train_labels"),
+    "validation": ("val_images", "val_labels"),
+    "test": ("test_images", "test_labels"),
+}
+# Types of IDX files with integers: of images 0x08 alone, of labels any.
+TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 
-def read_idx_part(folder: Path, part: str, classes: int) -> Split:
-    """The images (n, height, width) and labels (n,) of `train` or `test`, both uint8.
+def read(dataset: Dataset, folder: Path) -> dict[str, Split]:
+    """The parts that the files in `folder` have: training, and validation and test where they are there.
 
     Raises:
-        WorkflowError: a file is missing or not what IDX says, the two files do not belong together, or a label is out
-            of the range of `classes`.
+        WorkflowError: a file is missing, damaged or not in its format, or a label is out of range.
     """
-    images_path, labels_path = folder / f"{part}_images", folder / f"{part}_labels"
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    if dataset.format == "npz":
+        return _read_npz(folder / "arrays", dataset)
+    if dataset.format == "csv":
+        tables = {"training": folder / "train_table", "test": folder / "test_table"}
+        given = {part: path for part, path in tables.items() if path.name in dataset.files}
+        return {part: _read_csv(path, dataset) for part, path in given.items()}
+    return {"training": _read_idx_pair(folder, "train", dataset), "test": _read_idx_pair(folder, "test", dataset)}
+
+
+def as_split(images: Array, labels: Array, dataset: Dataset, images_name: str, labels_name: str) -> Split:
+    """Images and labels, checked: uint8 (n, height, width) or (n, height, width, 3), and labels from 0.
+
+    Labels come back in the smallest unsigned type that holds all classes.
+
+    Args:
+        images: uint8; a last dimension of 1 is dropped.
+        labels: integers, (n,) or (n, 1).
+        dataset: the entry, for the number of classes and the first label.
+        images_name: where the images come from, for messages.
+        labels_name: where the labels come from.
+
+    Raises:
+        WorkflowError: they are something else, do not belong together, or a label is out of range.
+    """
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3:
+        raise WorkflowError(
+            f"{images_name} is {images.dtype} {images.shape}; uint8 from 0 to 255 and (images, height, width) in grey "
+            "or (images, height, width, 3) in colour are expected."
+        )
+    if labels.dtype.kind not in "iu" or labels.size != len(labels):
+        raise WorkflowError(
+            f"{labels_name} is {labels.dtype} {labels.shape}; one integer an image is expected, (images,) or "
+            "(images, 1)."
+        )
+    labels = labels.reshape(-1)
     if len(images) != len(labels):
         raise WorkflowError(
-            f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} labels; "
+            f"{images_name} holds {len(images)} images, but {labels_name} holds {len(labels)} labels; "
             "the two do not belong together."
         )
-    if not len(labels):
-        raise WorkflowError(f"{images_path} holds no image.")
-    if labels.max() >= classes:
-        position = int(labels.argmax())
+    if not images.size:
+        raise WorkflowError(f"{images_name} holds no image.")
+    first, last = dataset.first_label, dataset.first_label + len(dataset.classes) - 1
+    outside = np.flatnonzero((labels < first) | (labels > last))
+    if len(outside):
         raise WorkflowError(
-            f"{labels_path}: label {labels[position]} at position {position} is out of range; "
-            f"datasets.yaml has {classes} classes, so 0 to {classes - 1} are allowed."
+            f"{labels_name}: label {labels[outside[0]]} at position {outside[0]} is out of range; "
+            f"datasets.yaml has {len(dataset.classes)} classes, so {first} to {last} are allowed."
         )
-    return Split(images, labels)
+    smallest = np.min_scalar_type(len(dataset.classes) - 1)
+    return Split(images, (labels.astype(np.int64) - first).astype(smallest))
 
 
-def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes with so many dimensions.
+def _read_idx_pair(folder: Path, part: str, dataset: Dataset) -> Split:
+    """The images and labels of `train` or `test`."""
+    images_path, labels_path = folder / f"{part}_images", folder / f"{part}_labels"
+    images, labels = read_idx(images_path, (3, 4)), read_idx(labels_path, (1, 2))
+    if dataset.transposed:
+        images = images.swapaxes(1, 2)
+    return as_split(images, labels, dataset, str(images_path), str(labels_path))
+
+
+def read_idx(path: Path, dimensions: tuple[int, ...]) -> Array:
+    """The integers in an IDX file with one of so many dimensions.
 
     Raises:
         WorkflowError: missing, wrong magic number, or not as long as its header says.
     """
-    magic = struct.pack(">HBB", 0, 0x08, dimensions)
-    start = len(magic) + 4 * dimensions
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
-    if len(content) < start or not content.startswith(magic):
+    count = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * count
+    if content[:2] != b"\0\0" or content[2] not in TYPES or count not in dimensions or len(content) < start:
         raise WorkflowError(
-            f"{path} begins with {content[:4].hex() or 'nothing'}; an IDX file of unsigned bytes with {dimensions} "
-            f"dimension{'s' * (dimensions > 1)} begins with {magic.hex()}."
+            f"{path} begins with {content[:4].hex() or 'nothing'}; an IDX file of unsigned bytes with "
+            f"{' or '.join(map(str, dimensions))} dimensions begins with {f'0000080{dimensions[0]}'}."
         )
-    shape = struct.unpack(f">{dimensions}I", content[len(magic) : start])
-    if math.prod(shape) != len(content) - start:
+    values, shape = np.dtype(TYPES[content[2]]), struct.unpack(f">{count}I", content[4:start])
+    size = math.prod(shape) * values.itemsize
+    if size != len(content) - start:
         raise WorkflowError(
-            f"{path}: the header promises {' x '.join(map(str, shape))} = {math.prod(shape)} bytes, "
+            f"{path}: the header promises {' x '.join(map(str, shape))} = {size} bytes, "
             f"but {len(content) - start} follow."
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, values, offset=start).reshape(shape)
+
+
+def _read_npz(path: Path, dataset: Dataset) -> dict[str, Split]:
+    """The parts in an .npz file with Keras' or MedMNIST's names."""
+    name = dataset.files["arrays"].name
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files"):
+                raise WorkflowError(f"{name} is a single array; an .npz file with images and labels is expected.")
+            names = KERAS if "x_train" in arrays.files else MEDMNIST
+            given = {part: pair for part, pair in names.items() if set(pair) <= set(arrays.files)}
+            if not {"training", "test"} <= set(given):
+                raise WorkflowError(
+                    f"{name} has {', '.join(sorted(arrays.files)) or 'nothing'}; x_train, y_train, x_test, y_test or "
+                    "train_images, train_labels, test_images, test_labels are expected."
+                )
+            return {
+                part: as_split(arrays[images], arrays[labels], dataset, f"{name}, {images}", f"{name}, {labels}")
+                for part, (images, labels) in given.items()
+            }
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise WorkflowError(f"{name} is no .npz file of plain arrays, or damaged ({error}).") from error
+
+
+def _read_csv(path: Path, dataset: Dataset) -> Split:
+    """The images in a table: a column `label`, and a column for each pixel, row by row, red, green, blue in colour."""
+    name = dataset.files[path.name].name
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            columns = [column.strip().strip('"').lower() for column in file.readline().split(",")]
+            if "label" not in columns:
+                raise WorkflowError(
+                    f"{name} begins with the columns {', '.join(columns)[:60]}...; a column `label` is expected."
+                )
+            table = np.loadtxt(file, np.int32, delimiter=",", ndmin=2)
+    except FileNotFoundError as error:
+        raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
+    except (ValueError, UnicodeDecodeError) as error:  # its rows begin after the header
+        raise WorkflowError(f"{name} is no table of whole numbers ({error}; row 0 is line 2).") from error
+    if not len(table) or table.shape[1] != len(columns):
+        raise WorkflowError(f"{name} has {len(columns)} columns in its header and {table.shape[1]} below it.")
+    label = columns.index("label")
+    pixels = np.delete(table, label, axis=1)
+    if pixels.min() < 0 or pixels.max() > 255:
+        row = int(np.flatnonzero(((pixels < 0) | (pixels > 255)).any(axis=1))[0])
+        raise WorkflowError(f"{name}, line {row + 2}: pixels from 0 to 255 are allowed.")
+    side = math.isqrt(pixels.shape[1] // (3 if dataset.colour else 1))
+    shape = dataset.shape() or ((side, side, 3) if dataset.colour else (side, side))
+    if math.prod(shape) != pixels.shape[1]:
+        raise WorkflowError(
+            f"{name} has {pixels.shape[1]} pixel columns, which are no {' x '.join(map(str, shape))} image; "
+            "set `size: [height, width]`, and `colour: true` for three values a pixel, in its entry in datasets.yaml."
+        )
+    images = pixels.astype(np.uint8).reshape(-1, *shape)
+    return as_split(images, table[:, label], dataset, name, f"{name}, label")
 
 
 def write_idx(path: Path, values: npt.NDArray[np.uint8]) -> None:
@@ -76,14 +198,16 @@ def write_idx(path: Path, values: npt.NDArray[np.uint8]) -> None:
 def write_digits(output: Path) -> None:
     """Write scikit-learn's 1,797 8x8 digits as IDX files of 28x28 images, the last 300 as the test set.
 
-    Each image is brought to 24x24 by linear interpolation, its 0-16 to 0-255, with a margin of 2 pixels around.
+    Each image is enlarged by linear interpolation, its 0-16 to 0-255, and brought into MNIST's form.
     """
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)
-    large = zoom(small.reshape(-1, 8, 8), (1, 3, 3), order=1, grid_mode=True, mode="nearest")
-    images = np.pad(np.rint(large * (255 / 16)), ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    large = zoom(small.reshape(-1, 8, 8), (1, 3, 3), order=1, grid_mode=True, mode="nearest") * (255 / 16)
+    # With a margin, so that the border tells that the background is black.
+    padded = np.pad(np.rint(large), ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    images = np.stack([preparation.digit(image, (28, 28))[0] for image in padded])
     for part, chosen in (("train", slice(None, -300)), ("test", slice(-300, None))):
         write_idx(output / f"{part}_images", images[chosen])
         write_idx(output / f"{part}_labels", labels[chosen].astype(np.uint8))

@@ -6,13 +6,14 @@ import logging
 import shutil
 import signal
 import sys
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mnistflow.core.errors import WorkflowError, without_password
-from mnistflow.core.files import naming, root
+from mnistflow.core.files import naming, replacing, root
 from mnistflow.data.catalog import File
 
 SILENCE = 20  # seconds without an answer or without data, after which a source has failed
@@ -27,7 +28,9 @@ class SourceError(Exception):
         self.is_final = is_final
 
 
-def fetch(files: dict[str, File], sources: Sequence[str], downloads: Path, output: Path) -> None:
+def fetch(
+    files: dict[str, File], sources: Sequence[str], downloads: Path, output: Path, archive: File | None = None
+) -> None:
     """Put each file, unpacked, into the folder `output` under the name of its role.
 
     Args:
@@ -36,6 +39,7 @@ def fetch(files: dict[str, File], sources: Sequence[str], downloads: Path, outpu
             was too slow is not asked again.
         downloads: the folder in which downloaded files stay, so that they are not downloaded again.
         output: the folder for the unpacked files; the same bytes, whichever source they came from.
+        archive: a ZIP file that has all files, where they are published so.
 
     Raises:
         WorkflowError: no source has a file; the message lists what was tried and why it failed.
@@ -47,18 +51,14 @@ def fetch(files: dict[str, File], sources: Sequence[str], downloads: Path, outpu
         for source in list(remaining):
             shown = without_password(source)
             try:
-                path = (
-                    _download(source, file, downloads)
-                    if _is_url(source)
-                    else _search(Path(source.removeprefix("file://")), file)
-                )
+                path = _get(source, file, archive, downloads)
                 _unpack(path, output / role)
             except SourceError as error:
                 failures.append(f"{shown}: {error}")
                 if error.is_final:
                     remaining.remove(source)
             else:
-                print(f"{role}: {path.name} from {shown}", flush=True)
+                print(f"{role}: {path.name} from {shown}{_unchecked(path, file, archive, downloads)}", flush=True)
                 break
         else:
             tried = "; ".join(failures) or "no source is left"
@@ -72,11 +72,57 @@ def _is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def _search(folder: Path, file: File) -> Path:
-    """The file in a folder, under any of its usual names, compressed or not; its hash decides.
+def _get(source: str, file: File, archive: File | None, downloads: Path) -> Path:
+    """The file from one source, as it is or from the archive.
 
     Raises:
-        SourceError: the folder is not there, or holds no file with the right hash.
+        SourceError: the source did not give the right file.
+    """
+    folder = Path(source.removeprefix("file://"))
+    if archive is None:
+        return _download(source, file, downloads) if _is_url(source) else _search(folder, file)
+    if _is_url(source):
+        return _extract(_download(source, archive, downloads), file, downloads)
+    try:
+        return _search(folder, file)
+    except SourceError:
+        return _extract(_search(folder, archive), file, downloads)
+
+
+def _extract(archive: Path, file: File, downloads: Path) -> Path:
+    """The file out of a ZIP file, in whichever folder of it, into `downloads`.
+
+    Raises:
+        SourceError: it is no ZIP file, or does not have the file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = {Path(name).name: name for name in packed.namelist()}
+            name = next((name for name in _spellings(file.name) if name in members), None)
+            if name is None:
+                raise SourceError(f"no file {file.name} in {archive.name}", is_final=True)
+            downloads.mkdir(parents=True, exist_ok=True)
+            with replacing(downloads / name) as temporary:
+                temporary.write_bytes(packed.read(members[name]))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise SourceError(f"{archive.name} is no ZIP file, or damaged ({error})") from error
+    return _search(downloads, file)
+
+
+def _unchecked(path: Path, file: File, archive: File | None, downloads: Path) -> str:
+    """What a file is that no published checksum, its own or its archive's, was held against."""
+    import pooch
+
+    if file.checksum() or (archive and archive.checksum() and path.parent == downloads):
+        return ""
+    return f", not checked, because datasets.yaml has no checksum of it; SHA-256 {pooch.file_hash(str(path))}"
+
+
+def _search(folder: Path, file: File) -> Path:
+    """The file in a folder, under any of its usual names, compressed or not; its checksum decides, if it has one.
+
+    Raises:
+        SourceError: the folder is not there, or holds no file with the right checksum.
     """
     import pooch
 
@@ -86,8 +132,10 @@ def _search(folder: Path, file: File) -> Path:
     candidates = [path for name in _spellings(file.name) for path in (folder / name, folder / name / name)]
     present = [path for path in candidates if path.is_file()]
     for path in present:
-        if pooch.file_hash(str(path)) in (file.sha256, file.unpacked) or _is_same_content(path, file):
+        if file.checksum() is None or _is_right(path, file) or _is_same_content(path, file):
             return path
+    if present and file.md5:
+        raise SourceError(f"{present[0].name} has MD5 {pooch.file_hash(str(present[0]), 'md5')}, not {file.md5}")
     if present:
         raise SourceError(f"{present[0].name} has SHA-256 {pooch.file_hash(str(present[0]))}, not {file.sha256}")
     raise SourceError(f"no file {file.name} in it")
@@ -98,6 +146,15 @@ def _spellings(name: str) -> list[str]:
     plain = name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
     return [f"{plain}.gz", plain, dotted, f"{dotted}.gz"]
+
+
+def _is_right(path: Path, file: File) -> bool:
+    """Whether a file is the published one, or its content."""
+    import pooch
+
+    if file.md5 and pooch.file_hash(str(path), "md5") == file.md5:
+        return True
+    return pooch.file_hash(str(path)) in (file.sha256, file.unpacked)
 
 
 def _is_same_content(path: Path, file: File) -> bool:
@@ -125,7 +182,7 @@ def _download(source: str, file: File, downloads: Path) -> Path:
     url = f"{source.rstrip('/')}/{file.name}"
     try:
         with _within(PATIENCE):
-            return Path(pooch.retrieve(url, f"sha256:{file.sha256}", file.name, downloads, downloader=downloader))
+            return Path(pooch.retrieve(url, file.checksum(), file.name, downloads, downloader=downloader))
     except requests.exceptions.Timeout as error:
         raise SourceError(f"no answer for {SILENCE} s", is_final=True) from error
     except requests.exceptions.HTTPError as error:
@@ -154,6 +211,14 @@ def _within(seconds: float) -> Iterator[None]:
 
 
 def _unpack(path: Path, target: Path) -> None:
+    """Write the content of a file, compressed or not, to `target`.
+
+    Raises:
+        SourceError: it is compressed and damaged.
+    """
     opened = gzip.open if path.suffix == ".gz" else open
-    with naming(target), opened(path, "rb") as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
+    try:
+        with naming(target), opened(path, "rb") as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SourceError(f"{path} is damaged ({error}); delete it") from error

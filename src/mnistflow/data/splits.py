@@ -1,6 +1,8 @@
 """Training images -> images to train on and images held out, and what a data set looks like in numbers."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +10,94 @@ import numpy.typing as npt
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Labels, Split
 
+Indices = npt.NDArray[np.intp]
 
-def hold_out(labels: Labels, size: int, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+
+class Part(NamedTuple):
+    """A part of a data set whose images may not be decoded yet."""
+
+    items: npt.NDArray[Any]  # (n,) paths of pictures, or images
+    labels: Labels  # (n,)
+
+    def take(self, indices: Indices) -> "Part":
+        """The part that has only these."""
+        return Part(self.items[indices], self.labels[indices])
+
+
+def divide(
+    parts: Mapping[str, Part],
+    keys: Sequence[bytes],
+    test: float | None,
+    validation: int | str,
+    seed: int,
+    classes: Sequence[str],
+) -> tuple[dict[str, Part], list[str]]:
+    """The training, validation and test part, and sentences on how they were chosen where it is not the usual way.
+
+    Args:
+        parts: as the data set has them: training, and test and validation where it has such.
+        keys: of each training image, a hash of its content; used where there is no test part.
+        test: the share that is held out then.
+        validation: `split.validation`: images to hold out, or `test`.
+        seed: of that choice.
+        classes: a name per label.
+
+    Raises:
+        WorkflowError: a class has too few images.
+    """
+    training, notes = parts["training"], []
+    if "test" in parts:
+        held_out = parts["test"]
+    else:
+        assert test is not None, "the entry has a share where it has no test part"
+        rest, chosen = hold_out_test(keys, training.labels, test, classes)
+        training, held_out = training.take(rest), training.take(chosen)
+        notes.append(
+            f"no test part: {len(chosen):,} images, {test:.0%} of each class, are held out as the test set; "
+            "`test` in datasets.yaml is that share"
+        )
+    if validation == "test":
+        return {"training": training, "validation": held_out, "test": held_out}, notes
+    if "validation" in parts:
+        checked = parts["validation"]
+        notes.append(
+            f"the data set's own validation part, {len(checked.labels):,} images, is used; "
+            f"split.validation, which is {validation}, is not"
+        )
+        return {"training": training, "validation": checked, "test": held_out}, notes
+    rest, chosen = hold_out(training.labels, int(validation), seed, classes)
+    return {"training": training.take(rest), "validation": training.take(chosen), "test": held_out}, notes
+
+
+def hold_out_test(
+    keys: Sequence[bytes], labels: Labels, share: float, classes: Sequence[str]
+) -> tuple[Indices, Indices]:
+    """Indices of the training images and of the test images, both ascending: of each class, `share` of its images.
+
+    The hash of an image's content decides, so the same images are chosen on every machine, equal images of a class
+    are on one side, and an image that is added moves at most one other of its class to the other side.
+
+    Raises:
+        WorkflowError: a class has only one image.
+    """
+    ranks = [hashlib.sha256(b"test" + key).digest() for key in keys]
+    order = np.array(sorted(range(len(keys)), key=ranks.__getitem__), np.intp)
+    chosen: list[Indices] = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        if len(members) < 2:
+            raise WorkflowError(
+                f"class {classes[label]!r} has one image; two are needed, one to train with and one to test with."
+            )
+        size = min(max(round(share * len(members)), 1), len(members) - 1)
+        while size < len(members) - 1 and keys[members[size]] == keys[members[size - 1]]:  # equal images
+            size += 1
+        chosen.append(members[:size])
+    test = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), test), test
+
+
+def hold_out(labels: Labels, size: int, seed: int, classes: Sequence[str]) -> tuple[Indices, Indices]:
     """Indices of the images to train on and of the `size` images held out, both ascending.
 
     Seeded and stratified: each class is held out in its share of the whole, to within one image.
@@ -19,6 +107,11 @@ def hold_out(labels: Labels, size: int, seed: int) -> tuple[npt.NDArray[np.intp]
     """
     from sklearn.model_selection import train_test_split
 
+    alone = np.flatnonzero(np.bincount(labels) == 1)
+    if len(alone):
+        raise WorkflowError(
+            f"class {classes[alone[0]]!r} has one training image; two are needed, one of them to hold out."
+        )
     try:
         train, held_out = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
     except ValueError as error:

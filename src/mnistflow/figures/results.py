@@ -171,6 +171,12 @@ def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     return _gallery({title: [tile(int(position)) for position in order]}, columns=10, cell=0.95)
 
 
+def answers_sheet(images: Sequence[Images], words: Sequence[str], title: str) -> Figure:
+    """Images as the network saw them, a tile each, with what it answered in words."""
+    tiles = [Tile(image, text) for image, text in zip(images, words, strict=True)]
+    return _gallery({title: tiles}, columns=8, cell=1.2)
+
+
 def people_votes(row: Mapping[str, Any], classes: Sequence[str]) -> str:
     """What people see in a disputed image of the audit, most votes first; no line breaks before a count."""
     votes = sorted((("other", "for_other"), ("label", "for_label")), key=lambda pair: -row[pair[1]])

@@ -81,8 +81,9 @@ def model_version(
     names = ", ".join(classes[:30]) + (", ..." if len(classes) > 30 else "")
     return (
         f"{result(model, test)}\n\nTrained and tested on {dataset}.\n\n"
-        f"Takes raw 0-255 pixels, ({size}){ink}. Gives a class and {len(classes)} probabilities for each image. "
-        f"The classes: {names}.\n\nWhere it is the champion, this serves it:\n\n    {SERVE}\n"
+        f"Takes raw 0-255 pixels, ({size}){ink}; or pictures in base64. Gives a class and "
+        f"{len(classes)} probabilities for each image. The classes: {names}.\n\n"
+        f"Where it is the champion, this serves it:\n\n    {SERVE}\n"
     )
 
 

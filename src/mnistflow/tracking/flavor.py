@@ -11,12 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mlflow.artifacts
 import mlflow.pyfunc
 import mlflow.tensorflow
 import numpy as np
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from mnistflow.core.errors import WorkflowError
+from mnistflow.data import decoding, preparation
 from mnistflow.data.arrays import Description, Images
 from mnistflow.tracking import serving
 
@@ -41,11 +45,13 @@ def save_model(path: str, mlflow_model: Model, model: Any, example: Images, data
         model,
         path=path,
         mlflow_model=mlflow_model,
-        code_paths=[serving.__file__],
+        code_paths=[module.__file__ for module in (serving, preparation, decoding)],
         signature=False,
         input_example=example,
         # Listed here, because finding them out takes a process that loads the model.
-        pip_requirements=installed("keras", "mlflow", "numpy", "tensorflow-cpu", "tensorflow", "jax"),
+        pip_requirements=installed(
+            "keras", "mlflow", "numpy", "pillow", "scipy", "tensorflow-cpu", "tensorflow", "jax"
+        ),
     )
     # serving.py reads it.
     Path(path, "data", "dataset.json").write_text(json.dumps(dataset._asdict(), ensure_ascii=False), encoding="utf-8")
@@ -56,6 +62,24 @@ def save_model(path: str, mlflow_model: Model, model: Any, example: Images, data
     mlflow_model.signature = ModelSignature(outputs=Schema(outputs))
     mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.MAIN] = "serving"
     mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def download(address: str, folder: Path) -> Path:
+    """Bring a logged model to `folder`; returns the folder that holds its model.keras and dataset.json.
+
+    Args:
+        address: as MLflow has it: models:/mnistflow@champion, models:/mnistflow/1, models:/m-0123...
+
+    Raises:
+        WorkflowError: the store has no such model, or it is none that `log` logged.
+    """
+    try:
+        data = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)), "data")
+    except MlflowException as error:
+        raise WorkflowError(f"{address} can't be loaded: {' '.join(str(error).split())}") from error
+    if not (data / "dataset.json").is_file() or not (data / "model.keras").is_file():
+        raise WorkflowError(f"{address} is no model that mnistflow logged: it has no data/dataset.json or model.keras.")
+    return data
 
 
 def installed(*packages: str) -> list[str]:

@@ -1,9 +1,12 @@
-"""The model as MLflow loads and serves it: raw 0-255 pixels in, classes and probabilities out.
+"""The model as MLflow loads and serves it: raw 0-255 pixels or pictures in, classes and probabilities out.
 
-MLflow stores this file with each logged model and imports it to load one, so it imports nothing of this project. The
-signature of a logged model has no inputs, because MLflow would convert what it is sent before it can be checked here.
+MLflow stores this file with each logged model and imports it to load one, so it imports nothing of this project but
+what is stored beside it. The signature of a logged model has no inputs, because there are two forms of input, and
+because MLflow would convert what it is sent before it can be checked here.
 """
 
+import base64
+import binascii
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,22 @@ from typing import Any
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+if __name__ == "serving":  # as MLflow stored it
+    import preparation  # type: ignore[import-not-found]
+else:
+    from mnistflow.data import preparation
+
+
+class Refusal(MlflowException):  # type: ignore[misc]
+    """An input that is not answered; HTTP status 400."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(f"{sentence}.", error_code=INVALID_PARAMETER_VALUE)
+
+    def serialize_as_json(self) -> str:
+        """The body of the server's answer. MLflow has put the whole input before the message by then."""
+        return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
 class Classifier:
@@ -20,32 +39,59 @@ class Classifier:
         """Classify with a Keras model that was trained on `dataset`, a description as in data/dataset.json."""
         self._model = model
         self._shape = tuple(dataset["shape"])
-        self._is_ink_on_dark = dataset["prepare"] == "digit"
+        self._prepare = dataset["prepare"]
 
     def predict(self, model_input: Any, params: Any = None) -> dict[str, Any]:
         """Classify images.
 
         Args:
             model_input: (n, height, width) or (n, height, width, 3), whole numbers from 0 to 255. In digits, 0 is
-                background and 255 is ink.
+                background and 255 is ink. Or n strings: PNG or JPEG files of any size in base64, which are prepared as
+                `make predict` does.
 
         Returns:
             `class`, (n,) int64, and `probabilities`, (n, classes) float32.
 
         Raises:
-            Refusal: an image is not of that form, or looks scaled or inverted, so that no answer would be right.
+            Refusal: an image is not of that form, or looks scaled or inverted, or has no ink, so that no answer would
+                be right. The server answers with HTTP status 400.
         """
-        images = self._check(model_input)
+        images = self._images(model_input)
         probabilities = self._model.predict(images, verbose=0)
         return {"class": probabilities.argmax(axis=1), "probabilities": probabilities}
 
-    def _check(self, model_input: Any) -> "np.typing.NDArray[np.uint8]":
-        """The images as uint8, checked one by one before the conversion."""
-        expected = f"whole numbers from 0 to 255 of the shape (n, {', '.join(map(str, self._shape))}) are expected"
+    def _images(self, model_input: Any) -> "np.typing.NDArray[np.uint8]":
+        """The images that the network sees.
+
+        Raises:
+            Refusal: see `predict`.
+        """
+        expected = (
+            f"whole numbers from 0 to 255 of the shape (n, {', '.join(map(str, self._shape))}), or pictures as strings "
+            "in base64, are expected"
+        )
         try:
             values = np.asarray(model_input)
         except ValueError:  # rows of different lengths
             raise Refusal(f"the images are not all of one size; {expected}") from None
+        if values.ndim == 1 and len(values) and all(isinstance(each, str) for each in values.tolist()):
+            return np.stack([self._picture(index, text) for index, text in enumerate(values.tolist())])
+        return self._pixels(values, expected)
+
+    def _picture(self, index: int, text: str) -> "np.typing.NDArray[np.uint8]":
+        """The image of a picture that was sent in base64, with the prefix of a data URL or without."""
+        try:
+            content = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise Refusal(f"picture {index} is no base64; send the bytes of a PNG or JPEG file in base64") from None
+        try:
+            image: np.typing.NDArray[np.uint8] = preparation.load(content, self._shape, self._prepare)[0]
+        except ValueError as error:
+            raise Refusal(f"picture {index} can't be classified: {error}") from error
+        return image
+
+    def _pixels(self, values: "np.typing.NDArray[Any]", expected: str) -> "np.typing.NDArray[np.uint8]":
+        """The images as uint8, checked one by one before the conversion."""
         if values.dtype.kind not in "uif":
             raise Refusal(f"the input is no array of numbers; {expected}")
         if values.shape[1:] != self._shape or not len(values):
@@ -57,8 +103,8 @@ class Classifier:
         if not is_raw.all() or blank.any():
             index = int(np.flatnonzero(~is_raw | blank)[0])
             low, high = flat[index].min(), flat[index].max()
-            raise Refusal(f"image {index} has values from {low:g} to {high:g}; raw pixels, {expected}, not scaled ones")
-        if self._is_ink_on_dark:
+            raise Refusal(f"image {index} has values from {low:g} to {high:g}, which are no raw pixels; {expected}")
+        if self._prepare == "digit":
             border = np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)
             light = np.flatnonzero(np.median(border, axis=1) > 127)
             if len(light):
@@ -67,18 +113,6 @@ class Classifier:
                     "because 0 is background and 255 is ink"
                 )
         return values.astype(np.uint8)
-
-
-class Refusal(MlflowException):  # type: ignore[misc]
-    """The input can't be classified. The server answers with HTTP status 400 and this sentence."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence + ".", INVALID_PARAMETER_VALUE)
-
-    def serialize_as_json(self) -> str:
-        """The server's answer. MLflow has put all of the input before the message, which may be megabytes."""
-        self.message = self.args[0]
-        return str(super().serialize_as_json())
 
 
 def _load_pyfunc(path: str) -> Classifier:
