@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from mnistflow.commands import report
 from mnistflow.core.errors import WorkflowError
+from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
 from mnistflow.evaluation import audit, comparisons, metrics, predictions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MODELS = ("dense", "compact")
 SECTIONS = (
     "Results",
+    "Data and networks",
     "Curves",
     "Confusion",
     "Calibration",
@@ -41,6 +43,7 @@ SECTIONS = (
     "How to reproduce",
 )
 DIGITS = list("0123456789")
+SIZES = (("dense", 407_050, 194), ("cnn", 1_199_882, 60), ("compact", 29_610, 52), ("wide", 900_000, 50))
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "</style>{{ 1 }}"]
 
 
@@ -102,6 +105,7 @@ def write_outputs(
         )
         Path("models", name).mkdir(parents=True)
         history.write(Path("models", name, "history.csv"), rows)
+        Path("models", name, "summary.txt").write_text("layer, shape, parameters")
         Path("models", name, "training.json").write_text(json.dumps({"epochs": 3, "training_sha256": "c0ffee"}))
     evaluations = predictions.read_all(sorted(models))
     comparison = {
@@ -113,6 +117,10 @@ def write_outputs(
     for path, content in (("metrics/comparison.json", comparison), ("metrics/audit.json", audited)):
         Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_text(json.dumps(content))
+    for part in ("training", "validation"):
+        arrays.save(arrays.DATA / part, test)
+    Path("data/overview").mkdir()
+    Image.new("RGB", (40, 20)).save("data/overview/samples.png")
     Path("inside").mkdir()
     Image.new("RGB", (40, 20)).save("inside/layers.png")
     captions = [{"file": "layers.png", "title": "A title", "caption": "A caption."}]
@@ -157,6 +165,13 @@ def test_each_model_has_a_row_with_its_metrics(folder: Path) -> None:
     assert "cnn classifies 90.00% of 60 test images correctly" in text
 
 
+def test_a_smaller_network_with_more_right_answers_is_named() -> None:
+    rows = {name: {"parameters": parameters, "errors": errors} for name, parameters, errors in SIZES}
+    pairs = [{"model": name, "baseline": "cnn", "mcnemar_p": 0.3} for name in rows]
+    (better,) = report.smaller_and_better(rows, "cnn", pairs)
+    assert better == {"model": "compact", "times": 41, "more": 8, "p": 0.3}
+
+
 def test_sections_and_navigation_follow_the_data(folder: Path) -> None:
     write_outputs(disputed=[[10, 0, 1, 1, 4], [3, 3, 5, 2, 2]])
     text = report.render()
@@ -193,7 +208,7 @@ def test_confusions_of_many_classes_are_a_table_of_pairs(folder: Path) -> None:
 
 def images(text: str) -> list[Image.Image]:
     """The pictures of the galleries."""
-    contents = re.findall(r'<li><figure>\s*<img src="data:image/png;base64,([^"]*)"', text)
+    contents = re.findall(r'<a href="#(?:errors|disputed|shared)[^"]*"><img src="data:image/png;base64,([^"]*)"', text)
     return [Image.open(BytesIO(base64.b64decode(content))) for content in contents]
 
 
@@ -370,7 +385,7 @@ def test_a_browser_shows_it_without_complaint(window: "Chrome", page: Path, widt
     assert tuple(run("return [...document.querySelectorAll('h2')].map(each => each.textContent)")) == SECTIONS
     assert run("return document.querySelectorAll('svg').length") == 2 * len(MODELS)
     assert run("return document.querySelectorAll('table.confusion').length") == len(MODELS)
-    assert run("return document.querySelectorAll('.lesson img').length") == 6
+    assert run("return document.querySelectorAll('.lesson img').length") == 7
     paper, ink = (brightness(window, "body", each) for each in ("background-color", "color"))
     assert (paper > 200 and ink < 60) if scheme == "light" else (paper < 40 and ink > 200)
 

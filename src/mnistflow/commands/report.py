@@ -166,6 +166,37 @@ def weakest_classes(evaluation: Predictions) -> list[dict[str, float]]:
     return rows if len(rows) <= CLASSES else sorted(rows, key=lambda row: row["f1"])[:CLASSES]
 
 
+def images_by_class(test: Predictions) -> list[dict[str, Any]]:
+    """How many images of each class the parts have; where there are more than CLASSES, those with the fewest."""
+    labels = {part: arrays.load(arrays.DATA / part).labels for part in ("training", "validation")} | {
+        "test": test.labels
+    }
+    counts = {part: np.bincount(each, minlength=len(test.classes)) for part, each in labels.items()}
+    rows: list[dict[str, Any]] = [
+        {"class": name, **{part: int(count[label]) for part, count in counts.items()}}
+        for label, name in enumerate(test.classes)
+    ]
+    return rows if len(rows) <= CLASSES else sorted(rows, key=lambda row: row["training"])[:CLASSES]
+
+
+def smaller_and_better(
+    metrics: Mapping[str, Mapping[str, Any]], selected: str, pairs: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The models that have at most half of the selected one's parameters, and more right answers.
+
+    Returns:
+        Rows with `model`, `times` fewer parameters, `more` right answers, and McNemar's `p`.
+    """
+    against = {pair["model"]: pair for pair in pairs if pair["baseline"] == selected}
+    rows = []
+    for name, values in metrics.items():
+        times = metrics[selected]["parameters"] / values["parameters"]
+        more = metrics[selected]["errors"] - values["errors"]
+        if times >= 2 and more > 0 and name in against:
+            rows.append({"model": name, "times": round(times), "more": more, "p": against[name]["mcnemar_p"]})
+    return rows
+
+
 def locked_outputs() -> dict[str, str]:
     """The MD5 of each output in dvc.lock, by path.
 
@@ -218,7 +249,8 @@ def render() -> str:
     classes = evaluations[names[0]].classes
     histories = {name: history.read(files.MODELS / name / "history.csv") for name in names}
     matrices = {name: np.array(each.report["confusion_matrix"]) for name, each in evaluations.items()}
-    audited = files.read_json(files.METRICS / "audit.json")
+    metrics = {name: each.metrics for name, each in evaluations.items()}
+    comparison, audited = (files.read_json(files.METRICS / f"{name}.json") for name in ("comparison", "audit"))
     top = results.loss_limit(histories.values())
     data = {str(arrays.DATA / part) for part in arrays.PARTS} | {str(files.RAW)}
     models = {str(files.MODELS / name / "model.keras") for name in names}
@@ -245,9 +277,13 @@ def render() -> str:
         general={f"{section}.{key}": value for section, keys in general.items() for key, value in keys.items()},
         sources=[without_password(source) for source in dataset.sources],
         published={file.name: file.sha256 for file in dataset.files.values()},
-        metrics={name: each.metrics for name, each in evaluations.items()},
+        metrics=metrics,
         training={name: files.read_json(files.MODELS / name / "training.json") for name in names},
-        comparison=files.read_json(files.METRICS / "comparison.json"),
+        comparison=comparison,
+        better=smaller_and_better(metrics, settings.evaluate.model, comparison["pairs"]),
+        counts=images_by_class(evaluations[names[0]]),
+        samples=_data_url((files.OVERVIEW / "samples.png").read_bytes()),
+        summaries={name: (files.MODELS / name / "summary.txt").read_text(encoding="utf-8") for name in names},
         per_class={name: weakest_classes(each) for name, each in evaluations.items()},
         calibration={name: each.report["calibration"] for name, each in evaluations.items()},
         matrices={name: matrix.tolist() for name, matrix in matrices.items()} if len(classes) <= results.COUNTS else {},
