@@ -78,7 +78,7 @@ record: .venv/ready ## bring the MLflow record up to date, also with what its se
 
 .PHONY: plots
 plots: .venv/ready ## interactive curves and confusion matrices as a page: dvc_plots/index.html
-	@$(RUN) dvc plots show
+	@$(RUN) mnistflow.commands.plots
 	@echo 'Open it in a browser.   Next: dvc plots diff HEAD~1'
 
 .PHONY: lint

@@ -1,11 +1,15 @@
 """Draw all models side by side, the selected model's errors, and the images that the audit is about."""
 
+import csv
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from mnistflow.core import cli, files, params
 from mnistflow.evaluation import audit, predictions
 from mnistflow.figures import results, style
 from mnistflow.training import history
+from mnistflow.training.history import Epoch
 
 AUDIT = files.METRICS / "audit.json"
 
@@ -25,7 +29,18 @@ def main() -> None:
     }
     for file, figure in figures.items():
         style.save(files.PLOTS / file, figure)
-    print(f"{files.PLOTS}: {', '.join(figures)}")
+    write_losses(histories)
+    print(f"{files.PLOTS}: loss.csv, {', '.join(figures)}")
+
+
+def write_losses(histories: Mapping[str, Sequence[Epoch]]) -> None:
+    """Write the losses of all models as one table, for `dvc plots`."""
+    with (files.PLOTS / "loss.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("model", "images", "epoch", "loss"))
+        for name, rows in histories.items():
+            table.writerows((name, "validation", row.epoch, row.val_loss) for row in rows)
+            table.writerows((name, "training", row.epoch, row.loss) for row in rows)
 
 
 if __name__ == "__main__":
