@@ -83,10 +83,11 @@ def save(folder: Path, split: Split) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(Split._fields, split, strict=True):
         path = folder / f"{name}.npy"
+        rows = np.ascontiguousarray(array)  # first: the header tells the order in memory
         with naming(path), path.open("wb") as file:
             # `np.save` would do, but reports a full disk as an error that does not say so.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(np.ascontiguousarray(array).data)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+            file.write(rows.data)
 
 
 def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
