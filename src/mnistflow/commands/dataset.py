@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -176,9 +175,8 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
     tinted = sum(look.is_colour for look in checked.looks)
     colour = tinted > 0 if options.colour is None else options.colour
     test = None if has_test else options.test or TEST
-    training = sum(counts["training"].values()) - sum(
-        max(1, round((test or 0) * count)) for count in counts["training"].values() if test
-    )
+    held_out = sum(max(1, round(test * count)) for count in counts["training"].values()) if test else 0
+    training = counts["training"].total() - held_out
     suitable = suitable_params(training, len(classes), has_validation)
     entry = write_entry(name, size, colour, classes, test, found, suitable)
     repeated = len(found) - len({each.sha256 for each in found})
@@ -191,13 +189,12 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
         + "; --size HEIGHT WIDTH makes it another",
         f"colour: {'yes' if colour else 'no'}; {tinted:,} of {len(found):,} pictures have colour; "
         f"--colour {'no' if colour else 'yes'} makes it another",
-        *(
-            [f"test set: {test:.0%} of each class is held out, as there is no test part; --test 0.2 makes it another"]
-            if test
-            else []
-        ),
-        f"params.yaml will have: {', '.join(f'{key} {value}' for key, value in suitable.items())}",
     ]
+    if test:
+        lines.append(
+            f"test set: {test:.0%} of each class is held out, as there is no test part; --test 0.2 makes it another"
+        )
+    lines.append(f"params.yaml will have: {', '.join(f'{key} {value}' for key, value in suitable.items())}")
     if repeated:
         lines.append(
             f"equal files: {repeated:,} pictures are copies of others; a copy of a training picture in the test set "
@@ -294,6 +291,4 @@ if __name__ == "__main__":
     parser.add_argument("--test", type=float, metavar="SHARE", help=f"held out, without a test part ({TEST})")
     given = parser.parse_args()
     colour = None if given.colour is None else given.colour == "yes"
-    sys.argv[1:] = []
-    job = partial(main, Path(given.folder), Options(given.name, given.size, colour, given.test))
-    cli.run(job)
+    cli.run(main, Path(given.folder), Options(given.name, given.size, colour, given.test))
