@@ -112,9 +112,7 @@ def check(folder: Path, source: Path, options: Options) -> str:
 def examine(source: Path, copy: Path | None) -> Checked:
     """Decode every picture once, and copy those that can be decoded to `copy`."""
     found, skipped = pictures.scan(source)
-    step = pictures.CHUNK
-    tasks = ((None, found[first : first + step]) for first in range(0, len(found), step))
-    outcomes: list[Look | str] = list(pictures.in_parallel(partial(_look, source, copy), tasks, len(found), "pictures"))
+    outcomes = list(pictures.in_parallel(partial(_look, source, copy), found, "pictures"))
     checked = Checked([], [], skipped)
     for picture, outcome in zip(found, outcomes, strict=True):
         if isinstance(outcome, Look):
@@ -125,10 +123,10 @@ def examine(source: Path, copy: Path | None) -> Checked:
     return checked
 
 
-def _look(source: Path, copy: Path | None, task: tuple[None, Sequence[Picture]]) -> list[Look | str]:
-    """Look at some pictures and copy them; of each that can't be decoded, why."""
+def _look(source: Path, copy: Path | None, first: int, found: Sequence[Picture]) -> list[Look | str]:
+    """Look at some pictures, from the number `first` on, and copy them; of each that can't be decoded, why."""
     results: list[Look | str] = []
-    for picture in task[1]:
+    for picture in found:
         content = (source / picture.path).read_bytes()
         try:
             results.append(pictures.look(content))
