@@ -194,6 +194,13 @@ def test_names_are_shortened_to_what_fonts_can_draw() -> None:
     results.confusion({"cnn": np.eye(7, dtype=int)}, NAMES).canvas.draw()
 
 
+def test_names_with_one_beginning_can_be_told_apart() -> None:
+    names = [f"species number {label:03}" for label in range(3)]
+    assert style.drawable(names, 10) == ["spec…r 000", "spec…r 001", "spec…r 002"]
+    alike = ["a long beginning, 1, and a long end", "a long beginning, 2, and a long end", "short"]
+    assert style.drawable(alike, 10) == ["class 0", "class 1", "short"]
+
+
 def test_every_figure_is_the_same_bytes_again(tmp_path: Path) -> None:
     for draw in all_figures(tmp_path, DIGITS):
         style.save(tmp_path / "once.png", draw())

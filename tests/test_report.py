@@ -172,6 +172,22 @@ def test_a_smaller_network_with_more_right_answers_is_named() -> None:
     assert better == {"model": "compact", "times": 41, "more": 8, "p": 0.3}
 
 
+def test_a_target_of_zero_is_none_and_no_checksum_is_made_up(folder: Path) -> None:
+    write_outputs()
+    text = report.render()
+    assert "meets</b> the target of 50.00%" in text
+    assert f"SHA-256 {'0' * 64}" in text
+    comparison = Path("metrics/comparison.json")
+    comparison.write_text(comparison.read_text().replace('"target_accuracy": 0.5', '"target_accuracy": 0'))
+    entries = Path("datasets.yaml").read_text().replace(f"sha256: '{'0' * 64}'", f"md5: {'ab' * 16}")
+    Path("datasets.yaml").write_text(entries.replace(f"      sha256: '{'1' * 64}'\n", ""))
+    text = report.render()
+    assert "the target of" not in text
+    assert f"MD5 {'ab' * 16}" in text
+    assert "train_labels.gz" not in text
+    assert " None<" not in text
+
+
 def test_sections_and_navigation_follow_the_data(folder: Path) -> None:
     write_outputs(disputed=[[10, 0, 1, 1, 4], [3, 3, 5, 2, 2]])
     text = report.render()

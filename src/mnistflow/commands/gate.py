@@ -1,7 +1,7 @@
 """The metric gate: `python -m mnistflow.commands.gate REVISION` fails when the selected model is not good enough.
 
-Good enough is: it reaches its target, it is not worse than the baseline, and it is not worse than it was at the Git
-revision. Worse means by more than chance: the other accuracy lies above the model's own 95% interval.
+Good enough is: it reaches its target, if it has one, it is not worse than the baseline, and it is not worse than it was
+at the Git revision. Worse means by more than chance: the other accuracy lies above the model's own 95% interval.
 
 The gate decides by the test set, so it is for accepting or refusing a result, not for choosing settings.
 """
@@ -22,7 +22,7 @@ def complaints(selected: dict[str, Any], target: float, others: dict[str, float]
 
     Args:
         selected: its metrics.
-        target: the accuracy that it should reach.
+        target: the accuracy that it should reach; 0 is no target.
         others: accuracies that it is compared with, by the name of what has them.
     """
     accuracy, high = selected["accuracy"], selected["accuracy_high"]
@@ -64,11 +64,10 @@ def verdict(revision: str) -> str:
         others[f"commit {revision}"] = earlier
     if sentences := complaints(selected, evaluate.target_accuracy, others):
         raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(sentences)}{unknown}.")
-    return (
-        f"{evaluate.model} passes: accuracy {selected['accuracy']:.2%} reaches {evaluate.target_accuracy:.2%}, "
-        + ", ".join(f"{name} has {accuracy:.2%}" for name, accuracy in others.items())
-        + unknown
-    )
+    target = evaluate.target_accuracy
+    facts = [f"accuracy {selected['accuracy']:.2%}" + (f" reaches {target:.2%}" if target else "")]
+    facts += [f"{name} has {accuracy:.2%}" for name, accuracy in others.items()]
+    return f"{evaluate.model} passes: {', '.join(facts)}{unknown}"
 
 
 def main(revision: str = "HEAD") -> None:

@@ -26,6 +26,7 @@ from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.data import arrays, catalog
 from mnistflow.data.arrays import Images
+from mnistflow.data.catalog import Dataset
 from mnistflow.evaluation import audit, predictions
 from mnistflow.evaluation.predictions import Predictions
 from mnistflow.figures import results
@@ -226,6 +227,13 @@ def git_state(outputs: Iterable[str]) -> dict[str, Any] | None:
     return {"commit": head, "results": bool(made), "inputs": sorted(changed - made)}
 
 
+def published_hashes(dataset: Dataset) -> dict[str, str]:
+    """The published checksums of the data set's files, by name; those of files without one are in dvc.lock alone."""
+    published = [*dataset.files.values(), *([dataset.archive] if dataset.archive else [])]
+    md5s = {file.name: f"MD5 {file.md5}" for file in published if file.md5}
+    return md5s | {file.name: f"SHA-256 {file.sha256}" for file in published if file.sha256}
+
+
 def versions() -> list[str]:
     """Python and those of PACKAGES that are installed, each as NAME==VERSION."""
     installed = [f"python=={platform.python_version()}"]
@@ -276,7 +284,7 @@ def render() -> str:
         ),
         general={f"{section}.{key}": value for section, keys in general.items() for key, value in keys.items()},
         sources=[without_password(source) for source in dataset.sources],
-        published={file.name: file.sha256 for file in dataset.files.values()},
+        published=published_hashes(dataset),
         metrics=metrics,
         training={name: files.read_json(files.MODELS / name / "training.json") for name in names},
         comparison=comparison,

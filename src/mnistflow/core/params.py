@@ -85,7 +85,7 @@ class EvaluateSettings(Section):
 
     model: str
     baseline: str
-    target_accuracy: Share
+    target_accuracy: Share  # 0 is no target
 
 
 class ExplainSettings(Section):

@@ -7,6 +7,7 @@ data/{training,validation,test}/  images.npy and labels.npy
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +111,17 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
     if len(content) != len(indices) * size:
         raise WorkflowError(f"{path} has become shorter; delete it and run `dvc repro preprocess`.")
     return np.frombuffer(content, np.uint8).reshape(-1, *images.shape[1:])
+
+
+def pieces(split: Split, size: int = 1000) -> Iterator[Split]:
+    """The split in its order, `size` images at a time, each read when it is asked for.
+
+    Raises:
+        WorkflowError: as `take` does.
+    """
+    for start in range(0, len(split.labels), size):
+        labels = split.labels[start : start + size]
+        yield Split(take(split.images, np.arange(start, start + len(labels))), labels)
 
 
 def sha256(folder: Path) -> str:

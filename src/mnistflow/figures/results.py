@@ -81,7 +81,7 @@ def confusion(matrices: Mapping[str, npt.NDArray[Any]], classes: Sequence[str]) 
         ax.imshow(errors, cmap="Reds", norm=norm, interpolation="nearest")
         ax.set(xlabel="predicted", ylabel="actual", title=f"{name}: {int(errors.sum()):,} errors")
         if count <= COUNTS:
-            _draw_counts(ax, matrix, errors, size=7 if count <= 10 else 6)
+            _draw_counts(ax, matrix, errors, size=min(max(70 / count, 6), 14))
         else:
             ax.plot([-0.5, count - 0.5], [-0.5, count - 0.5], color="silver", lw=0.5)
             rows = [f"{names[a]} → {names[p]}: {times}" for a, p, times in largest_confusions(matrix, 8)]
@@ -216,5 +216,7 @@ def audit_sheet(audited: Mapping[str, Any], images: Mapping[int, Images], classe
     disputed += f"; {hidden} not shown, because no model gets them wrong" * (hidden > 0)
     wrong = f"{len(shared):,} {'more ' * bool(listed)}that all models get wrong"
     wrong += f", the first {SHARED} of them" * (len(shared) > SHARED)
+    if not audited["disputed"] and len(audited["models"]) > 1 and shared:
+        wrong += "; where they agree most surely, the label may be wrong: those come first"
     parts = {disputed: listed, wrong: shared[:SHARED]} if audited["disputed"] else {wrong: shared[:SHARED]}
     return _gallery({title: [tile(row) for row in rows] for title, rows in parts.items()}, 9, 1.3, bold=True)
