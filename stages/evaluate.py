@@ -1,11 +1,14 @@
-"""Classify the test set with one model: `python stages/evaluate.py MODEL`. No other stage opens the test set."""
+"""Classify the test set with one model, and ask where it looked when wrong: `python stages/evaluate.py MODEL`."""
 
 import json
 import time
+from typing import Any
+
+import numpy as np
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
-from mnistflow.evaluation import metrics, predictions
+from mnistflow.evaluation import metrics, occlusion, predictions
 
 
 def main(name: str) -> None:
@@ -20,9 +23,12 @@ def main(name: str) -> None:
     model = archive.load(trained / "model.keras")
     test = arrays.load(arrays.DATA / "test")
 
-    model.predict(test.images[:1000], batch_size=1000, verbose=0)  # compiles; not to be timed
+    def predict(images: arrays.Images) -> Any:
+        return model.predict(images, batch_size=1000, verbose=0)
+
+    predict(test.images[:1000])  # compiles; not to be timed
     started = time.perf_counter()
-    probabilities = model.predict(test.images, batch_size=1000, verbose=0)
+    probabilities = predict(test.images)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
     # No times among the metrics: the same inputs give the same bytes.
@@ -36,6 +42,8 @@ def main(name: str) -> None:
         "metrics": values,
     }
     predictions.write(files.EVALUATION / name, test, probabilities, report)
+    evaluated = predictions.read(files.EVALUATION / name)
+    np.save(files.EVALUATION / name / occlusion.FILE, occlusion.of_errors(predict, evaluated))
     files.METRICS.mkdir(exist_ok=True)
     (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(

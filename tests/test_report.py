@@ -20,7 +20,10 @@ from mnistflow.commands import report
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
-from mnistflow.evaluation import audit, comparisons, metrics, predictions
+from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions
+from mnistflow.robustness import scores
+from mnistflow.robustness.corruptions import FAMILIES
+from mnistflow.robustness.scores import Scores
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -33,6 +36,7 @@ SECTIONS = (
     "Curves",
     "Confusion",
     "Calibration",
+    "Robustness",
     "Shared errors",
     "Errors",
     "Inside the network",
@@ -100,6 +104,9 @@ def write_outputs(
         predictions.write(
             Path("evaluation", name), test, probabilities, {"model": name, "classes": classes, "metrics": values}
         )
+        evidence = random.normal(size=((images + 9) // 10, *shape[:2])).astype(np.float32)
+        np.save(Path("evaluation", name, occlusion.FILE), evidence[: occlusion.MOST])
+        scores.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
         Path("models", name).mkdir(parents=True)
         history.write(Path("models", name, "history.csv"), rows)
         Path("models", name, "training.json").write_text(json.dumps({"epochs": 3, "training_sha256": "c0ffee"}))
@@ -113,7 +120,9 @@ def write_outputs(
     for path, content in (("metrics/comparison.json", comparison), ("metrics/audit.json", audited)):
         Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_text(json.dumps(content))
-    Path("inside").mkdir()
+    for folder in ("inside", "plots"):
+        Path(folder).mkdir()
+    Image.new("RGB", (40, 20)).save("plots/robustness.png")
     Image.new("RGB", (40, 20)).save("inside/layers.png")
     captions = [{"file": "layers.png", "title": "A title", "caption": "A caption."}]
     Path("inside/captions.json").write_text(json.dumps(captions))
@@ -282,8 +291,39 @@ def test_choices_by_the_test_set_are_named(folder: Path) -> None:
     assert "these figures flatter" in report.render()
 
 
+def test_robustness_is_a_table_of_what_the_stage_measured(folder: Path) -> None:
+    write_outputs()
+    text = report.render()
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>90.00%</td><td>54.10%</td>((?:<td>54.1%</td>)+)</tr>', text)
+    assert [(name, cells.count("<td>")) for name, cells in rows] == [("dense", 7), ("cnn", 7)]
+    assert '<th scope="row">noise</th><td class="text">deviation 15%</td><td>80.00%</td><td>80.00%</td>' in text
+    assert "drawn once" not in text  # all test images are used
+    assert text.count("<td>12.30%</td><td>12.30%</td>") == 7
+
+
+def test_errors_are_shown_with_where_the_model_looked(folder: Path) -> None:
+    write_outputs(shape=(9, 7, 3))
+    text = report.render()
+    galleries = re.findall(r'<ul class="gallery pairs">(.*?)</ul>', text, re.DOTALL)
+    assert [gallery.count("<li>") for gallery in galleries] == [6, 6]
+    contents = re.findall(r'<img src="data:image/png;base64,([^"]*)"', galleries[1])
+    evaluation = predictions.read(Path("evaluation/cnn"))
+    first = evaluation.error_images[evaluation.most_confident_errors(1)[0]]
+    drawn = np.asarray(Image.open(BytesIO(base64.b64decode(contents[0]))))
+    np.testing.assert_array_equal(drawn[:, :7], first)
+    assert drawn.shape == (9, 15, 3)
+
+
 @pytest.mark.parametrize(
-    "missing", ["metrics/audit.json", "inside/captions.json", "dvc.lock", "models/cnn/history.csv"]
+    "missing",
+    [
+        "metrics/audit.json",
+        "metrics/robustness/cnn.csv",
+        "inside/captions.json",
+        "dvc.lock",
+        "models/cnn/history.csv",
+        "evaluation/cnn/occlusion.npy",
+    ],
 )
 def test_a_missing_output_is_one_sentence(folder: Path, missing: str) -> None:
     write_outputs()
@@ -370,7 +410,7 @@ def test_a_browser_shows_it_without_complaint(window: "Chrome", page: Path, widt
     assert tuple(run("return [...document.querySelectorAll('h2')].map(each => each.textContent)")) == SECTIONS
     assert run("return document.querySelectorAll('svg').length") == 2 * len(MODELS)
     assert run("return document.querySelectorAll('table.confusion').length") == len(MODELS)
-    assert run("return document.querySelectorAll('.lesson img').length") == 6
+    assert run("return document.querySelectorAll('.lesson img').length") == 7
     paper, ink = (brightness(window, "body", each) for each in ("background-color", "color"))
     assert (paper > 200 and ink < 60) if scheme == "light" else (paper < 40 and ink > 200)
 
