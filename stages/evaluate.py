@@ -1,13 +1,14 @@
-"""Classify the test set with one model: `python stages/evaluate.py MODEL`. No other stage opens the test set."""
+"""Classify the test set with one model, and ask where it looked when wrong: `python stages/evaluate.py MODEL`."""
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
-from mnistflow.evaluation import metrics, predictions
+from mnistflow.evaluation import metrics, occlusion, predictions
 
 
 def main(name: str) -> None:
@@ -21,6 +22,9 @@ def main(name: str) -> None:
     details = files.read_json(trained / "training.json")
     model = archive.load(trained / "model.keras")
     test = arrays.load(arrays.DATA / "test")
+
+    def predict(images: arrays.Images) -> Any:
+        return model.predict(images, batch_size=1000, verbose=0)
 
     model.predict_on_batch(next(arrays.pieces(test)).images)  # compiles; not to be timed
     started = time.perf_counter()
@@ -38,6 +42,8 @@ def main(name: str) -> None:
         "metrics": values,
     }
     predictions.write(files.EVALUATION / name, test, probabilities, report)
+    evaluated = predictions.read(files.EVALUATION / name)
+    np.save(files.EVALUATION / name / occlusion.FILE, occlusion.of_errors(predict, evaluated))
     files.METRICS.mkdir(exist_ok=True)
     (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(

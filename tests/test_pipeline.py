@@ -184,12 +184,14 @@ def values_of(variable: str, root: ast.Module) -> set[str]:
     return found
 
 
-def test_the_test_images_are_opened_by_the_stage_that_makes_them_and_by_evaluate() -> None:
+def test_the_test_images_are_opened_by_the_stage_that_makes_them_and_by_those_that_measure() -> None:
     opened = {stage: parts_opened(script(stage)) for stage in PIPELINE}
     assert {stage: parts for stage, parts in opened.items() if parts} == {
         "preprocess": set(PARTS),
         "train": {"training", "validation"},
         "evaluate": {"test"},
+        "robustness": {"test"},
+        "plot": {"validation"},
         "explain": {"validation"},
     }
     for stage, parts in opened.items():

@@ -31,6 +31,10 @@ class Predictions:
         """The indices of the misclassified images in the test set."""
         return np.flatnonzero(self.predictions != self.labels)
 
+    def most_confident_errors(self, most: int) -> npt.NDArray[np.intp]:
+        """The positions in `errors` of the first `most` of them, the most confident first."""
+        return np.argsort(-self.confidence[self.errors], kind="stable")[:most]
+
     @property
     def classes(self) -> list[str]:
         """A name per label."""

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mnistflow.data.arrays import Images
+from mnistflow.evaluation.occlusion import Evidence
 from mnistflow.evaluation.predictions import Predictions
-from mnistflow.figures import cells
+from mnistflow.figures import cells, heat
 from mnistflow.figures.samples import draw_image
 from mnistflow.figures.style import drawable, new_figure
 from mnistflow.training.history import Epoch, best
@@ -157,7 +158,7 @@ def _gallery(parts: Mapping[str, Sequence[Tile]], columns: int, cell: float, *, 
 def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     """The misclassified images of the model `name`, the most confident first: label, prediction, its probability."""
     wrong, classes = predictions.errors, drawable(predictions.classes, 11)
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")[:most]
+    order = predictions.most_confident_errors(most)
 
     def tile(position: int) -> Tile:
         index = wrong[position]
@@ -169,6 +170,20 @@ def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     shown = f", the {len(order)} most confident of them" if len(order) < len(wrong) else ""
     title = f"{name}: {len(wrong):,} errors on {len(predictions.labels):,} test images{shown}"
     return _gallery({title: [tile(int(position)) for position in order]}, columns=10, cell=0.95)
+
+
+def looks(name: str, predictions: Predictions, evidence: Evidence) -> Figure:
+    """The model's most confident errors, each beside what in it speaks for the prediction and for the label."""
+    classes, order = drawable(predictions.classes, 11), predictions.most_confident_errors(len(evidence))
+
+    def tile(position: int, values: Evidence) -> Tile:
+        index = predictions.errors[position]
+        label, prediction = classes[predictions.labels[index]], classes[predictions.predictions[index]]
+        words = f"{label} → {prediction}, {predictions.confidence[index]:.0%}"
+        return Tile(heat.beside(predictions.error_images[position], values), words)
+
+    title = f"{name}, its {len(order)} most confident errors: red speaks for the prediction, blue for the label"
+    return _gallery({title: [tile(*each) for each in zip(order, evidence, strict=True)]}, columns=5, cell=2)
 
 
 def answers_sheet(images: Sequence[Images], words: Sequence[str], title: str) -> Figure:

@@ -18,7 +18,11 @@ from tqdm import tqdm
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import ModelSettings
+<<<<<<< ours
 from mnistflow.data.arrays import Split, pieces
+=======
+from mnistflow.data.arrays import Description, Split
+>>>>>>> theirs
 from mnistflow.training import archive, history, state
 from mnistflow.training.augmentation import batches
 from mnistflow.training.backend import build, compile_options, identity, keras, make_reproducible, network, pipeline
@@ -186,6 +190,19 @@ def fingerprint(name: str, settings: ModelSettings, *data: str) -> str:
     for source in sorted(code):
         digest.update(source.read_bytes())
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def describe(name: str, settings: ModelSettings, dataset: Description, training: Split, sha256: str) -> dict[str, Any]:
+    """What training.json says of a training before it begins; `sha256` is the training images' hash."""
+    return {
+        "model": name,
+        "settings": settings.model_dump(exclude_none=True),
+        "dataset": dataset.dataset,
+        "validation": dataset.validation,
+        "selected_on": "test" if dataset.validation == "test" else "validation",
+        "training_images": len(training.labels),
+        "training_sha256": sha256,
+    }
 
 
 def write(folder: Path, details: dict[str, Any], model: Any, progress: Progress) -> None:
