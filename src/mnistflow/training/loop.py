@@ -18,11 +18,7 @@ from tqdm import tqdm
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import ModelSettings
-<<<<<<< ours
-from mnistflow.data.arrays import Split, pieces
-=======
-from mnistflow.data.arrays import Description, Split
->>>>>>> theirs
+from mnistflow.data.arrays import Description, Split, pieces
 from mnistflow.training import archive, history, state
 from mnistflow.training.augmentation import batches
 from mnistflow.training.backend import build, compile_options, identity, keras, make_reproducible, network, pipeline
