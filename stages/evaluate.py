@@ -3,8 +3,6 @@
 import json
 import time
 
-import numpy as np
-
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
 from mnistflow.evaluation import metrics, predictions
@@ -13,7 +11,7 @@ from mnistflow.evaluation import metrics, predictions
 def main(name: str) -> None:
     # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
     from mnistflow.tracking import runs, store
-    from mnistflow.training import archive, state
+    from mnistflow.training import archive, backend, state
 
     trained, dataset = files.MODELS / name, arrays.describe()
     files.check_locked(trained / "model.keras")
@@ -22,9 +20,9 @@ def main(name: str) -> None:
     model = archive.load(trained / "model.keras")
     test = arrays.load(arrays.DATA / "test")
 
-    model.predict_on_batch(next(arrays.pieces(test)).images)  # compiles; not to be timed
+    backend.probabilities(model, next(arrays.pieces(test)))  # compiles; not to be timed
     started = time.perf_counter()
-    probabilities = np.concatenate([model.predict_on_batch(piece.images) for piece in arrays.pieces(test)])
+    probabilities = backend.probabilities(model, test)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
     # No times among the metrics: the same inputs give the same bytes.
