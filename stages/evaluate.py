@@ -2,9 +2,7 @@
 
 import json
 import time
-from typing import Any
-
-import numpy as np
+from functools import partial
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
@@ -14,7 +12,7 @@ from mnistflow.evaluation import metrics, occlusion, predictions
 def main(name: str) -> None:
     # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
     from mnistflow.tracking import runs, store
-    from mnistflow.training import archive, state
+    from mnistflow.training import archive, backend, state
 
     trained, dataset = files.MODELS / name, arrays.describe()
     files.check_locked(trained / "model.keras")
@@ -23,12 +21,11 @@ def main(name: str) -> None:
     model = archive.load(trained / "model.keras")
     test = arrays.load(arrays.DATA / "test")
 
-    def predict(images: arrays.Images) -> Any:
-        return model.predict(images, batch_size=1000, verbose=0)
+    predict = partial(backend.probabilities, model)
 
-    model.predict_on_batch(next(arrays.pieces(test)).images)  # compiles; not to be timed
+    predict(test.images[:1000])  # compiles; not to be timed
     started = time.perf_counter()
-    probabilities = np.concatenate([model.predict_on_batch(piece.images) for piece in arrays.pieces(test)])
+    probabilities = predict(test.images)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
     # No times among the metrics: the same inputs give the same bytes.
@@ -42,8 +39,7 @@ def main(name: str) -> None:
         "metrics": values,
     }
     predictions.write(files.EVALUATION / name, test, probabilities, report)
-    evaluated = predictions.read(files.EVALUATION / name)
-    np.save(files.EVALUATION / name / occlusion.FILE, occlusion.of_errors(predict, evaluated))
+    occlusion.write(files.EVALUATION / name, predict)
     files.METRICS.mkdir(exist_ok=True)
     (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(

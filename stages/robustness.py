@@ -1,6 +1,6 @@
 """Classify corrupted test images with one model: `python stages/robustness.py MODEL`."""
 
-from typing import Any
+from functools import partial
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
@@ -9,16 +9,13 @@ from mnistflow.robustness import scores
 
 def main(name: str) -> None:
     # Here, because TensorFlow takes seconds to import, in which Ctrl-C should end in one sentence too.
-    from mnistflow.training import archive
+    from mnistflow.training import archive, backend
 
     path = files.MODELS / name / "model.keras"
     files.check_locked(path)
     model, test = archive.load(path), arrays.load(arrays.DATA / "test")
 
-    def predict(images: arrays.Images) -> Any:
-        return model.predict(images, batch_size=1000, verbose=0)
-
-    measured = scores.measure(predict, test)
+    measured = scores.measure(partial(backend.probabilities, model), test)
     scores.write(name, measured)
     weakest = min(measured.families, key=lambda family: sum(measured.families[family]))
     print(

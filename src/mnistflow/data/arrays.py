@@ -23,6 +23,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]  # (n,): 0 to classes - 1
 DATA = Path("data")
 DESCRIPTION = DATA / "dataset.json"
 PARTS = ("training", "validation", "test")
+PIECE = 1_000_000  # bytes of the images that are evaluated at a time
 
 
 class Split(NamedTuple):
@@ -113,12 +114,18 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
     return np.frombuffer(content, np.uint8).reshape(-1, *images.shape[1:])
 
 
-def pieces(split: Split, size: int = 1000) -> Iterator[Split]:
-    """The split in its order, `size` images at a time, each read when it is asked for.
+def piece_size(images: Images) -> int:
+    """How many images are evaluated at a time: 1,000 of 28x28; fewer larger ones, as networks need memory for each."""
+    return max(1, min(1000, PIECE // int(images[0].nbytes)))
+
+
+def pieces(split: Split) -> Iterator[Split]:
+    """The split in its order, `piece_size` images at a time, each read when it is asked for.
 
     Raises:
         WorkflowError: as `take` does.
     """
+    size = piece_size(split.images)
     for start in range(0, len(split.labels), size):
         labels = split.labels[start : start + size]
         yield Split(take(split.images, np.arange(start, start + len(labels))), labels)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Images, Labels
+from mnistflow.evaluation import predictions
 from mnistflow.evaluation.background import background
 from mnistflow.evaluation.predictions import Predictions
 
@@ -87,6 +88,11 @@ def _means(changes: npt.NDArray[np.float32], places: list[Place], shape: tuple[i
         sums[:, rows, columns] += change[:, np.newaxis, np.newaxis]
         covers[rows, columns] += 1
     return sums / covers
+
+
+def write(folder: Path, predict: Predict) -> None:
+    """Write the evidence in the most confident errors of the evaluation in a folder."""
+    np.save(folder / FILE, of_errors(predict, predictions.read(folder)))
 
 
 def read(folder: Path) -> Evidence:

@@ -22,9 +22,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnistflow.core.errors import WorkflowError
-from mnistflow.data.arrays import Images, Labels
+from mnistflow.data.arrays import Images, Labels, piece_size, take
 
 NAME = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 if NAME not in ("tensorflow", "jax") or find_spec(NAME) is None:
@@ -42,7 +43,7 @@ if NAME != "tensorflow":
     with suppress(ImportError):
         import tensorflow  # noqa: F401  # Keras would import it in the middle of a training
 
-__all__ = ["build", "compile_options", "identity", "keras", "make_reproducible", "network", "pipeline"]
+__all__ = ["build", "compile_options", "identity", "keras", "make_reproducible", "network", "pipeline", "probabilities"]
 
 Batch = tuple[Images, Labels]
 GROUP, GROUP_BYTES = 10, 16_000_000  # batches that are handed to TensorFlow at a time, and their images' bytes: at most
@@ -92,6 +93,13 @@ def compile_options() -> dict[str, Any]:
 def identity() -> str:
     """The backend, its version and the variables on which the last bits of results depend."""
     return " ".join([NAME, import_module(NAME).__version__, *(f"{key}={os.environ.get(key)}" for key in ROUNDING)])
+
+
+def probabilities(model: Any, images: Images) -> npt.NDArray[np.float32]:
+    """The model's probabilities (n, classes) for images, of which a part is in memory at a time."""
+    size = piece_size(images)
+    parts = (np.arange(start, min(start + size, len(images))) for start in range(0, len(images), size))
+    return np.concatenate([model.predict_on_batch(take(images, part)) for part in parts])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import ModelSettings
-from mnistflow.data.arrays import Description, Split, pieces
+from mnistflow.data.arrays import Description, Split, piece_size, pieces
 from mnistflow.training import archive, history, state
 from mnistflow.training.augmentation import batches
 from mnistflow.training.backend import build, compile_options, identity, keras, make_reproducible, network, pipeline
@@ -26,7 +26,6 @@ from mnistflow.training.history import Epoch
 from mnistflow.training.schedule import learning_rate
 from mnistflow.training.state import Progress
 
-EVALUATED = 1000  # validation images at a time
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "nadam": keras.optimizers.Nadam}
 
 
@@ -93,6 +92,7 @@ def train(
     shape = training.images.shape[1:]
     model = build(settings.network, shape, classes)
     steps = math.ceil(len(training.labels) / settings.batch_size)
+    pieces_of_validation = math.ceil(len(validation.labels) / piece_size(validation.images))
     rate = learning_rate(settings, steps)
     model.compile(
         optimizer=OPTIMIZERS[settings.optimizer](rate, beta_2=settings.beta_2),
@@ -108,7 +108,7 @@ def train(
         watch = _Watch(name, epoch, steps, on_step)
         with pipeline(batches(training, settings, epoch), steps, shape) as data:
             logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
-        with pipeline(pieces(validation, EVALUATED), math.ceil(len(validation.labels) / EVALUATED), shape) as data:
+        with pipeline(pieces(validation), pieces_of_validation, shape) as data:
             val_loss, val_accuracy = model.evaluate(data, verbose=0)
         last_rate = float(rate(epoch * steps - 1) if callable(rate) else rate)
         if not math.isfinite(val_loss):
