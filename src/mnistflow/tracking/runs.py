@@ -280,8 +280,9 @@ def log_evaluation(name: str, times: Mapping[str, float] | None = None) -> None:
     with store.session():
         runs = of_model(model_md5) or [_restore(trained, model_md5, dataset, example)]
         for index, run in enumerate(runs):
-            if "test/accuracy" not in run.data.metrics or (times and index == 0):
-                _log_evaluation(run, trained, evaluated, evaluation, times or {})
+            measured = times or {} if index == 0 else {}
+            if measured or "test/accuracy" not in run.data.metrics:
+                _log_evaluation(run, trained, evaluated, evaluation, measured)
 
 
 def _log_evaluation(

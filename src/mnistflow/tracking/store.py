@@ -107,11 +107,22 @@ def _check_server() -> None:
 
 
 def sqlite_file() -> Path | None:
-    """The file of a store in SQLite, relative to the project's folder; None for other stores."""
-    with suppress(SQLAlchemyError):
+    """The file of a store in SQLite, relative to the project's folder; None for other stores.
+
+    Raises:
+        TrackingError: the address has a port that is no number.
+    """
+    try:
         url = make_url(address())
         if url.get_backend_name() == "sqlite" and url.database:
             return Path(url.database)
+    except ValueError as error:  # its text may hold a part of the password
+        raise TrackingError(
+            f"the MLflow tracking store {without_password(address())} has a port that is no number; correct "
+            "MLFLOW_TRACKING_URI (in a password, %40 stands for @, %3A for : and %2F for /)."
+        ) from error
+    except SQLAlchemyError:  # not an address of a database
+        pass
     return None
 
 
