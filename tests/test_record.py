@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from conftest import (
     is_clean,
     kill,
     runs,
+    serve,
     serving,
     stages_run,
     steps,
@@ -154,6 +157,44 @@ def test_a_training_whose_store_came_back_leaves_nothing_to_do(
     assert not (state_folder / state.UNRECORDED).is_file()
     (run,) = runs(mlflow.MlflowClient())
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
+def test_a_record_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match="names no file; sqlite:///FILE does"):
+        store.connect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_another_version_is_named_with_what_to_do(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server(BaseHTTPRequestHandler):
+        """What answers as the server of an older MLflow does: it has a version, and not what is asked of it."""
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/version" else 404)
+            self.end_headers()
+            self.wfile.write(b"2.22.0")
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    for url in serve(Server):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        with pytest.raises(store.TrackingError, match=r"has version 2\.22\.0, and 3\.\S+ here needs"):
+            store.connect()
+
+    address = f"sqlite:///{own_store}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    store.connect()
+    with closing(sqlite3.connect(own_store / "other.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'f' || substr(version_num, 2)")
+    # MLflow keeps a store open by its address, so this has another one.
+    address += "?timeout=60"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match=rf"another version .* run `mlflow db upgrade {re.escape(address)}`"):
+        store.connect()
 
 
 @contextmanager
