@@ -364,8 +364,10 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
     shutil.move(before.folder, project.folder)
     assert not before.folder.exists()
 
+    errors = project.read("plots/errors.png")
     project.set(evaluate__model="dense")
     project.repro()
+    assert project.read("plots/errors.png") != errors  # those of the model that is now selected
     register = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
     assert "version 1 of mnistflow is this dense" in register
     project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
