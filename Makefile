@@ -152,7 +152,8 @@ clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make 
 	@echo "Next: make repro brings the outputs back from DVC's cache"
 
 # Where a company's package index is known to pip alone, uv is told of it.
-INDEX = $${PIP_INDEX_URL:-$$($(RUN) pip config get global.index-url 2>/dev/null)}
+PIP_CONFIG = $(RUN) pip config get
+INDEX = $${PIP_INDEX_URL:-$$($(PIP_CONFIG) install.index-url 2>/dev/null || $(PIP_CONFIG) global.index-url 2>/dev/null)}
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(INDEX)}}"; \
 	test -n "$$UV_DEFAULT_INDEX" && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
 	$(RUN) uv pip

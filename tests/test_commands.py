@@ -239,14 +239,18 @@ def test_in_a_subfolder_of_a_repository_the_project_s_own_metrics_count(
 # The comparison with the baseline
 
 
-def test_the_experiment_of_the_baseline_is_found_by_its_name_and_commit(repository: Path) -> None:
-    head = commit()
-    other = commit()
-    experiment = run_git("commit-tree", "-m", "as DVC makes one", "-p", head, f"{head}^{{tree}}")
-    run_git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/_baseline-1", experiment)
-    assert compare._experiment(head, "_baseline-1") == experiment
-    assert compare._experiment(head, "_baseline-2") is None
-    assert compare._experiment(other, "_baseline-1") is None
+def test_the_commit_of_the_baseline_s_metrics_is_on_no_branch(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit()
+    (repository / "part/metrics").mkdir(parents=True)
+    monkeypatch.chdir(repository / "part")  # a project in a part of a larger repository
+    Path("metrics/dense.json").write_text("{}")
+    before = run_git("for-each-ref"), run_git("status", "--porcelain")
+    made = compare.commit_metrics(Path("metrics/dense.json"))
+    assert compare.commit_metrics(Path("metrics/dense.json")) == made
+    assert run_git("show", f"{made}:part/metrics/selected.json") == "{}"
+    assert (run_git("for-each-ref"), run_git("status", "--porcelain")) == before
 
 
 # The summary

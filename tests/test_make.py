@@ -13,7 +13,7 @@ from conftest import HERE
 PYTHON = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 test "$1 $2" = '-m venv' && mkdir -p .venv/bin && cp "$STUB" .venv/bin/python
-test "$1 $2 $3" = '-m pip config' && echo "$KNOWN_TO_PIP" && test -n "$KNOWN_TO_PIP"
+if test "$1 $2 $3" = '-m pip config'; then test "$5" = "${KNOWN_TO_PIP%=*}" && echo "${KNOWN_TO_PIP#*=}"; exit; fi
 env | grep -E '^(PIP_|UV_|DVC_|PYTHONPATH|MLFLOW_)' >> "$LOG.env"
 exit 0
 """
@@ -104,9 +104,14 @@ def test_without_a_python_that_fits_set_up_is_one_sentence(folder: Folder) -> No
 @pytest.mark.parametrize(
     ("known_to_pip", "variables", "index"),
     [
-        ("https://pip/simple", {}, "https://pip/simple"),
-        ("https://pip/simple", {"PIP_INDEX_URL": "https://variable/simple"}, "https://variable/simple"),
-        ("https://pip/simple", {"UV_INDEX_URL": "https://uv/simple"}, "https://uv/simple"),
+        ("global.index-url=https://pip/simple", {}, "https://pip/simple"),
+        ("install.index-url=https://pip/simple", {}, "https://pip/simple"),
+        (
+            "global.index-url=https://pip/simple",
+            {"PIP_INDEX_URL": "https://variable/simple"},
+            "https://variable/simple",
+        ),
+        ("global.index-url=https://pip/simple", {"UV_INDEX_URL": "https://uv/simple"}, "https://uv/simple"),
         ("", {}, None),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -154,6 +155,28 @@ def test_a_training_whose_store_came_back_leaves_nothing_to_do(
     assert not (state_folder / state.UNRECORDED).is_file()
     (run,) = runs(mlflow.MlflowClient())
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
+def test_a_record_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match="names no file; sqlite:///FILE does"):
+        store.connect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_another_version_is_named_with_what_to_do(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"sqlite:///{own_store}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    store.connect()
+    with closing(sqlite3.connect(own_store / "other.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'f' || substr(version_num, 2)")
+    # MLflow keeps a store open by its address, so this has another one.
+    address += "?timeout=60"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match=rf"another version .* run `mlflow db upgrade {re.escape(address)}`"):
+        store.connect()
 
 
 @contextmanager
@@ -323,8 +346,10 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
     shutil.move(before.folder, project.folder)
     assert not before.folder.exists()
 
+    errors = project.read("plots/errors.png")
     project.set(evaluate__model="dense")
     project.repro()
+    assert project.read("plots/errors.png") != errors  # those of the model that is now selected
     register = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
     assert "version 1 of mnistflow is this dense" in register
     project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")

@@ -142,15 +142,6 @@ def test_a_dangling_link_is_named_and_nothing_is_made_at_its_end(folder: Path, m
     store.connect()
 
 
-def test_a_store_of_another_version_of_mlflow_is_called_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = folder / "other.db"
-    shutil.copy(folder / "mlflow.db", other)
-    with closing(sqlite3.connect(other)) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
-    assert f"another version of MLflow made it, and {version('mlflow')} is installed here" in reason()
-
-
 @pytest.fixture(scope="module")
 def old_server() -> Iterator[str]:
     """The address of a server whose MLflow is of the generation before."""

@@ -7,15 +7,17 @@ from pathlib import Path
 from mnistflow.core.errors import WorkflowError
 
 
-def git(*arguments: str) -> str:
-    """The output of a git command.
+def git(*arguments: str, **environment: str) -> str:
+    """The output of a git command; `environment` has further variables for it.
 
     Raises:
         WorkflowError: Git is missing, this is no repository, it belongs to another user, or the command failed.
     """
     english = os.environ | {"LC_ALL": "C"}  # its words are looked at below
     try:
-        done = subprocess.run(["git", *arguments], env=english, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], env=english | environment, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise WorkflowError("this command needs Git, which is not installed here.") from error
     if done.returncode == 0:

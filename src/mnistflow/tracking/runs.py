@@ -317,13 +317,14 @@ def predictions_of(run_id: str) -> predictions.Predictions:
     with tempfile.TemporaryDirectory() as folder:
         try:
             mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="evaluation", dst_path=folder)
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            return predictions.read(Path(folder, "evaluation"))
+        except (MlflowException, OSError, WorkflowError) as error:
+            # Without the advice of a WorkflowError, which is for the project's own outputs.
+            reason = " ".join(str(error).partition("; ")[0].split())[:200]
             raise WorkflowError(
                 f"MLflow's run {run_id} should hold its model's predictions of the test set, and does not ({reason}); "
                 "restore it, or delete the model version that was made from it."
             ) from error
-        return predictions.read(Path(folder, "evaluation"))
 
 
 def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example: Split) -> Run:
