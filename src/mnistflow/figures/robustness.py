@@ -7,12 +7,13 @@ from matplotlib.figure import Figure
 
 from mnistflow.data.arrays import Images
 from mnistflow.figures import cells
-from mnistflow.figures.style import new_figure
+from mnistflow.figures.style import new_figure, shorten
 from mnistflow.robustness.corruptions import FAMILIES, corrupted
 from mnistflow.robustness.scores import Scores
 
 LEVELS = (0, 1, 2, 3)
 MARKERS = "osD^vP*X"
+LEGEND = 4  # models in a row
 
 
 def sheet(image: Images, scores: Mapping[str, Scores]) -> Figure:
@@ -22,8 +23,12 @@ def sheet(image: Images, scores: Mapping[str, Scores]) -> Figure:
         image: one that shows what the corruptions do.
         scores: of each model, by name.
     """
-    figure = new_figure(1.75 * len(FAMILIES), 7.6)
-    rows = figure.add_gridspec(4, len(FAMILIES), height_ratios=(1, 1, 1, 1.5))
+    legend_rows = -(-len(scores) // LEGEND)
+    width, height = 1.75 * len(FAMILIES), 8 + 0.25 * legend_rows
+    figure = new_figure(width, height, layout=None)  # a layout engine takes a second for so many axes
+    bounds = {"left": 0.7 / width, "right": 1 - 0.1 / width, "top": 1 - 0.35 / height}
+    bounds |= {"bottom": (0.9 + 0.25 * legend_rows) / height, "wspace": 0.12, "hspace": 0.22}
+    rows = figure.add_gridspec(4, len(FAMILIES), height_ratios=(1, 1, 1, 1.25), **bounds)
     for column, (name, family) in enumerate(FAMILIES.items()):
         for level, setting in enumerate(family.settings(), start=1):
             ax = figure.add_subplot(rows[level - 1, column])
@@ -42,6 +47,9 @@ def sheet(image: Images, scores: Mapping[str, Scores]) -> Figure:
         ax.margins(x=0.08)
         if column == 0:
             ax.set_ylabel("accuracy, %", size=11)
-    names = [f"{name}: {each.mean:.1%} of all corrupted" for name, each in scores.items()]
-    figure.legend(ax.lines, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=12, frameon=False)
+    names = [f"{shorten(name, 14)}: {each.mean:.1%}" for name, each in scores.items()]
+    title = "right on all corrupted images"
+    figure.legend(
+        ax.lines, names, loc="lower center", ncols=min(LEGEND, len(names)), fontsize=12, frameon=False, title=title
+    )
     return figure
