@@ -75,7 +75,7 @@ def test_batch_normalization_becomes_a_factor_and_a_shift(options: dict[str, boo
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        (lambda: layers.DepthwiseConv2D(3, name="deep"), "the layer deep, which is a DepthwiseConv2D; a network of A"),
+        (lambda: layers.DepthwiseConv2D(3, name="deep"), "the layer deep, of the kind DepthwiseConv2D; only Activ"),
         (lambda: layers.Conv2D(3, 3, groups=3, name="parts"), "the layer parts: its groups is 3; 1 is expected"),
         (lambda: layers.Dense(3, activation="tanh", name="tall"), "the layer tall: its activation is tanh; one of lin"),
         (lambda: layers.ReLU(max_value=6, name="six"), "the layer six: its max_value is 6"),
@@ -85,6 +85,26 @@ def test_batch_normalization_becomes_a_factor_and_a_shift(options: dict[str, boo
 def test_a_layer_that_the_page_can_t_compute_is_named(layer: Callable[[], Any], sentence: str) -> None:
     with pytest.raises(WorkflowError, match=f"the page can't compute {sentence}"):
         draw.export(network(layer()))
+
+
+def chain(between: Callable[[Any], Any], after: Callable[[Any], Any] = lambda x: x) -> Any:
+    """A functional model with an operation between two layers, or after them."""
+    pixels = layers.Input((4,))
+    numbers = layers.Dense(4, name="one")(pixels)
+    return keras.Model(pixels, after(layers.Dense(4, name="two")(between(numbers))))
+
+
+def test_a_network_that_is_no_chain_of_layers_is_refused() -> None:
+    assert [each["name"] for each in draw.export(chain(lambda x: x))[0]] == ["one", "two"]
+    shared = layers.Dense(4, name="shared")
+    for model, name in (
+        (chain(keras.ops.sin), "the layer two: it does not take what the layer before it gives"),
+        (chain(lambda x: shared(shared(x))), "the layer two: it does not"),
+        (chain(lambda x: x, keras.ops.sin), "what follows the last layer"),
+        (chain(lambda x: layers.Add(name="sum")([x, x])), "the layer sum, of the kind Add"),
+    ):
+        with pytest.raises(WorkflowError, match=f"the page can't compute {name}"):
+            draw.export(model)
 
 
 def test_examples_are_a_right_image_of_each_class_then_the_most_confident_errors() -> None:
@@ -435,5 +455,5 @@ def test_the_command_names_what_it_can_t_compute(repro: Project, tmp_path: Path)
     model = network(layers.Reshape((28, 28, 1)), layers.DepthwiseConv2D(3, name="deep"), shape=(28, 28))
     archive.save(tmp_path / "deep.keras", model)
     output = repro.run(*COMMAND, str(tmp_path / "deep.keras"), status=1, PYTHONPATH="src")
-    assert "error: the page can't compute the layer deep, which is a DepthwiseConv2D; " in output
+    assert "error: the page can't compute the layer deep, of the kind DepthwiseConv2D; " in output
     assert "Traceback" not in output

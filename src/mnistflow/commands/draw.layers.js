@@ -48,7 +48,7 @@ function showLayers() {
 
 function drawTiles(canvas, room, values, shape, colours, ground) {
   const isImage = shape.length > 1, [height, width, tiles = 1] = isImage ? shape : [1, 1, shape[0]];
-  const gap = isImage ? 3 : 1, most = isImage ? (tiles === 1 ? 112 : 72) : 22;
+  const gap = isImage ? 4 : 1, most = isImage ? (tiles === 1 ? 112 : 72) : 22;
   const columns = across(tiles, Math.floor(room / (isImage ? 36 : 9))), rows = Math.ceil(tiles / columns);
   const size = Math.min(Math.floor(room / columns) - gap, most);
   const tall = Math.max(1, Math.round((size * height) / width));

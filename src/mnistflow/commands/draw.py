@@ -67,16 +67,14 @@ def export(model: Any) -> Network:
     """The layers of a chain, each with its options and the places of its arrays in `weights`.
 
     Raises:
-        WorkflowError: there is a layer that the page can't compute.
+        WorkflowError: there is a layer that the page can't compute, or it is no chain.
     """
+    _check_chain(model)
     layers: list[dict[str, Any]] = []
     weights: list[npt.NDArray[np.float32]] = []
     end = 0
-    for layer in model.layers:
+    for layer in _layers(model):
         kind = type(layer).__name__
-        if kind == "InputLayer":
-            continue
-        _check(layer, kind)
         places = []
         for values in _arrays(layer, kind):
             weights.append(values.ravel())
@@ -97,11 +95,30 @@ def export(model: Any) -> Network:
     return Network(layers, np.concatenate([*weights, np.zeros(0, np.float32)]))
 
 
+def _layers(model: Any) -> list[Any]:
+    return [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
+
+
+def _check_chain(model: Any) -> None:
+    """Check each layer, and that nothing happens to the numbers between one layer and the next."""
+    numbers = model.inputs[0]
+    for layer in _layers(model):
+        _check(layer, type(layer).__name__)
+        if layer.input is not numbers:
+            raise WorkflowError(
+                f"the page can't compute the layer {layer.name}: it does not take what the layer before it gives; "
+                f"a chain of layers is expected, without branches and without operations between them."
+            )
+        numbers = layer.output
+    if model.outputs[0] is not numbers:
+        raise WorkflowError("the page can't compute what follows the last layer; a chain of layers is expected.")
+
+
 def _check(layer: Any, kind: str) -> None:
     if kind not in KINDS:
         raise WorkflowError(
-            f"the page can't compute the layer {layer.name}, which is a {kind}; a network of {', '.join(KINDS)} is "
-            f"expected, or add it to LAYERS in src/mnistflow/commands/draw.network.js and to KINDS in draw.py."
+            f"the page can't compute the layer {layer.name}, of the kind {kind}; only {', '.join(KINDS)} are known, "
+            f"so add it to LAYERS in src/mnistflow/commands/draw.network.js and to KINDS in draw.py."
         )
     for option, known in KINDS[kind].items():
         if (value := getattr(layer, option)) != known:
