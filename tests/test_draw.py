@@ -107,6 +107,14 @@ def test_a_network_that_is_no_chain_of_layers_is_refused() -> None:
             draw.export(model)
 
 
+def test_a_model_from_an_archive_is_exported_as_the_one_that_was_saved(tmp_path: Path) -> None:
+    for model in (network(layers.Conv2D(3, 3), layers.BatchNormalization()), chain(lambda x: x)):
+        archive.save(tmp_path / "model.keras", model)
+        saved, loaded = draw.export(model), draw.export(archive.load(tmp_path / "model.keras"))
+        assert loaded.layers == saved.layers
+        assert loaded.weights.tolist() == saved.weights.tolist()
+
+
 def test_examples_are_a_right_image_of_each_class_then_the_most_confident_errors() -> None:
     labels = np.array([0, 1, 1, 0, 2, 2], np.uint8)
     probabilities = np.eye(3)[[0, 0, 1, 2, 1, 0]] * np.array([[0.9], [0.8], [0.9], [0.95], [0.7], [0.99]])

@@ -101,16 +101,19 @@ def _layers(model: Any) -> list[Any]:
 
 def _check_chain(model: Any) -> None:
     """Check each layer, and that nothing happens to the numbers between one layer and the next."""
+    from mnistflow.training.backend import keras  # TensorFlow takes seconds to import
+
+    is_sequential = isinstance(model, keras.Sequential)  # a chain always; its layers keep inputs of earlier builds too
     numbers = model.inputs[0]
     for layer in _layers(model):
         _check(layer, type(layer).__name__)
-        if layer.input is not numbers:
+        if not is_sequential and layer.input is not numbers:
             raise WorkflowError(
                 f"the page can't compute the layer {layer.name}: it does not take what the layer before it gives; "
                 f"a chain of layers is expected, without branches and without operations between them."
             )
         numbers = layer.output
-    if model.outputs[0] is not numbers:
+    if not is_sequential and model.outputs[0] is not numbers:
         raise WorkflowError("the page can't compute what follows the last layer; a chain of layers is expected.")
 
 
