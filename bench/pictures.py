@@ -5,6 +5,9 @@ test set is opened here to measure, once all is decided: the constants of data/p
 commands/predict.py, were chosen on validation images. Fails if a change costs more than one in a hundred right answers.
 """
 
+import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from mnistflow.commands import predict
-from mnistflow.core import cli, params
+from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Images
@@ -54,28 +56,39 @@ CHANGES: dict[str, Callable[[Images], Images]] = {
 }
 
 
+def predict(name: str, folder: Path, labels: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What `make predict` says of 0.png, 1.png, ...: the label of each, -1 where it refused, and whether it is sure."""
+    command = [sys.executable, "-m", "mnistflow.commands.predict", "--csv", "--model", name, str(folder)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    rows = {int(Path(row["file"]).stem): row for row in csv.DictReader(output.splitlines())}
+    ordered = [rows[index] for index in range(len(rows))]
+    predictions = np.array([labels.get(row["class"], -1) for row in ordered])
+    return predictions, np.array([row["sure"] == "True" for row in ordered])
+
+
 def main(name: str = "") -> None:
     """Print the table.
 
     Raises:
         WorkflowError: a change costs too much, or the pictures as they are get other answers than the arrays.
     """
-    model, dataset = predict.load(name or params.load().evaluate.model)
+    from mnistflow.training import archive, backend
+
+    name = name or params.load().evaluate.model
+    model, classes = archive.load(files.MODELS / name / "model.keras"), arrays.describe().classes
     images, labels = arrays.load(arrays.DATA / "test")
-    expected = model.predict(images, batch_size=1000, verbose=0).argmax(axis=1)
+    expected = backend.probabilities(model, images).argmax(axis=1)
     accuracy = float((expected == labels).mean())
     print(f"{len(labels):,} images as an array: {accuracy:.2%}", flush=True)
     print(f"{'as PNG files':26}  accuracy  other answers  not classified  unsure", flush=True)
     failed = []
     for change, apply in CHANGES.items():
         with TemporaryDirectory() as folder:
-            paths = [Path(folder, f"{index}.png") for index in range(len(images))]
-            for image, path in zip(images, paths, strict=True):
-                Image.fromarray(apply(image)).save(path)
-            answers = list(predict.answers(paths, model, dataset))
-        got = np.array([each.probabilities.argmax() if each.probabilities.size else -1 for each in answers])
-        right, others, unclassified = float((got == labels).mean()), int((got != expected).sum()), int((got < 0).sum())
-        unsure = np.mean([not each.is_sure for each in answers if each.probabilities.size])
+            for index, image in enumerate(images):
+                Image.fromarray(apply(image)).save(Path(folder, f"{index}.png"))
+            predictions, is_sure = predict(name, Path(folder), {each: label for label, each in enumerate(classes)})
+        right, others = float((predictions == labels).mean()), int((predictions != expected).sum())
+        unclassified, unsure = int((predictions < 0).sum()), float((~is_sure[predictions >= 0]).mean())
         print(f"{change:26}  {right:8.2%}  {others:13,}  {unclassified:14,}  {unsure:6.1%}", flush=True)
         if right < SHARE * accuracy or (change == "as it is" and others):
             failed.append(change)

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from mnistflow.commands import predict
-from mnistflow.core import cli, params
+from mnistflow.core import cli, files, params
 from mnistflow.data import arrays, preparation
 from mnistflow.data.arrays import Images
 
@@ -45,7 +44,10 @@ def pieces(count: int = 200) -> list[Images]:
 
 def main(name: str = "") -> None:
     """Print the table."""
-    model, dataset = predict.load(name or params.load().evaluate.model)
+    from mnistflow.training import archive, backend
+
+    model = archive.load(files.MODELS / (name or params.load().evaluate.model) / "model.keras")
+    dataset = arrays.describe()
     images, labels = arrays.load(arrays.DATA / "validation")
     letters = [letter for letter in string.ascii_letters if letter not in LIKE_DIGITS]
     others = {
@@ -53,7 +55,7 @@ def main(name: str = "") -> None:
         "two digits": [text(f"{number:02}", FONTS[0]) for number in range(100)],
         "pieces of photos": pieces(),
     }
-    probabilities = model.predict(images, batch_size=1000, verbose=0)
+    probabilities = backend.probabilities(model, images)
     is_right = probabilities.argmax(axis=1) == labels
     confidence = {"right answers": probabilities[is_right], "wrong answers": probabilities[~is_right]}
     for kind, pictures in others.items():
@@ -64,7 +66,7 @@ def main(name: str = "") -> None:
             except preparation.NoInkError:
                 continue
         print(f"{kind}: {len(prepared)} of {len(pictures)} have ink")
-        confidence[kind] = model.predict(np.stack(prepared), batch_size=1000, verbose=0)
+        confidence[kind] = backend.probabilities(model, np.stack(prepared))
     print("limit  " + "  ".join(f"{kind:>16}" for kind in confidence))
     for limit in LIMITS:
         shares = ((values.max(axis=1) < limit).mean() for values in confidence.values())
