@@ -10,8 +10,8 @@ import pytest
 from mnistflow.commands import gate
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Images, Split
+from mnistflow.data.background import background
 from mnistflow.evaluation import occlusion, predictions
-from mnistflow.evaluation.background import background
 from mnistflow.robustness import scores
 from mnistflow.robustness.corruptions import FAMILIES, corrupted, moved
 from mnistflow.robustness.scores import Scores

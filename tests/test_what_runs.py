@@ -38,7 +38,7 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES | BREAKS,
     "src/mnistflow/evaluation/metrics.py": {"compare", "plot"} | EVALUATES,
     "src/mnistflow/evaluation/occlusion.py": {"compare", "plot"} | EVALUATES,
-    "src/mnistflow/evaluation/background.py": {"compare", "plot"} | EVALUATES | BREAKS,
+    "src/mnistflow/data/background.py": {"fetch", "preprocess", "compare", "plot"} | EVALUATES | BREAKS,
     "src/mnistflow/robustness/corruptions.py": {"plot"} | BREAKS,
     "src/mnistflow/robustness/scores.py": {"plot"} | BREAKS,
     "src/mnistflow/figures/results.py": {"preprocess", "plot", "explain"},

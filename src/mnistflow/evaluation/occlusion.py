@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Images, Labels
+from mnistflow.data.background import background
 from mnistflow.evaluation import predictions
-from mnistflow.evaluation.background import background
 from mnistflow.evaluation.predictions import Predictions
 
 Evidence = npt.NDArray[np.float32]  # (n, height, width), in nats

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mnistflow.data.arrays import Images
-from mnistflow.evaluation.background import background
+from mnistflow.data.background import background
 
 Pixels = npt.NDArray[np.float32]  # (n, height, width, channels), 0 to 255
 Random = np.random.Generator
