@@ -134,6 +134,13 @@ def test_commands_are_called_in_this_project_s_environment(folder: Folder) -> No
     assert (variables["PIP_USER"], variables["PYTHONPATH"]) == ("0", "src")
 
 
+def test_a_page_to_draw_on_is_made_for_the_selected_model_or_another(folder: Folder) -> None:
+    ready(folder)
+    folder.make("draw")
+    folder.make("draw", "MODEL=compact")
+    assert folder.calls() == ["python -m mnistflow.commands.draw ", "python -m mnistflow.commands.draw compact"]
+
+
 def test_the_gate_comes_before_the_registry(folder: Folder) -> None:
     ready(folder)
     folder.make("register", "REV=main")
