@@ -42,7 +42,7 @@ report: .venv/ready ## everything on one page, report.html: results, errors, the
 	@$(RUN) mnistflow.commands.report
 
 # DVC's table has a column for every file that a stage reads, as hashes. The rest fits a screen; `dvc exp show` has all.
-HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
+HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/(robustness|\w+\.json)$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
 
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and their results
@@ -66,6 +66,10 @@ register: check ## the selected model into MLflow's registry, if it passes the g
 .PHONY: predict
 predict: .venv/ready ## what the selected model sees in FILES='seven.png scans/' (MODEL=compact: that one; docs/predict.md)
 	@$(RUN) mnistflow.commands.predict $(if $(MODEL),--model '$(MODEL)') $(FILES)
+
+.PHONY: export
+export: .venv/export ## the selected model as ONNX and LiteRT in export/, each checked against Keras (MODEL=compact: that one)
+	@$(RUN) mnistflow.commands.export $(MODEL)
 
 .PHONY: draw
 draw: .venv/ready ## a page to draw on, draw.html: what the selected model sees, layer by layer (MODEL=compact: that one)
@@ -135,8 +139,11 @@ lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with t
 		--universal --python-version 3.11 --generate-hashes --constraint requirements.lock --no-annotate \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet \
 		--output-file requirements-cluster.lock
-	@git --no-pager diff --stat requirements.lock requirements-cluster.lock
-	@echo 'Both are in step with pyproject.toml.   Next: make test installs requirements.lock and tries it'
+	@$(RUN) uv pip compile pyproject.toml --extra export --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements.lock --no-annotate --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command 'make lock' --quiet --output-file requirements-export.lock
+	@git --no-pager diff --stat requirements.lock requirements-cluster.lock requirements-export.lock
+	@echo 'All are in step with pyproject.toml.   Next: make test installs requirements.lock and tries it'
 
 .PHONY: cluster
 cluster: .venv/cluster ## set up what outgrows one machine too: sweeps, a team's record, a shared cache
@@ -148,15 +155,18 @@ server: .venv/cluster ## a team's record: MLflow with PostgreSQL behind it, on h
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation inside ci sweep dvc_plots report.html draw.html lesson.html .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside ci export sweep dvc_plots report.html draw.html lesson.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 	@echo "Next: make repro brings the outputs back from DVC's cache"
 
 # Where a company's package index is known to pip alone, uv is told of it.
-INDEX = $${PIP_INDEX_URL:-$$($(RUN) pip config get global.index-url 2>/dev/null)}
-SYNC = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(INDEX)}}"; \
+PIP_CONFIG = $(RUN) pip config get
+INDEX = $${PIP_INDEX_URL:-$$($(PIP_CONFIG) install.index-url 2>/dev/null || $(PIP_CONFIG) global.index-url 2>/dev/null)}
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(INDEX)}}"; \
 	test -n "$$UV_DEFAULT_INDEX" && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
-	$(RUN) uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode
+	$(RUN) uv pip
+OPTIONS := --quiet --python .venv/bin/python --require-hashes --compile-bytecode
+SYNC = $(UV) sync $(OPTIONS)
 
 # pip installs uv from the lock, and uv installs the rest: bytecode included, because an import of TensorFlow without it
 # takes three times as long where Python may not write it later. A .venv without a working pip is made anew: its making
@@ -174,4 +184,11 @@ SYNC = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(INDEX)}}"; \
 .venv/cluster: .venv/ready requirements-cluster.lock
 	@echo 'Adding the packages of requirements-cluster.lock to .venv ...'
 	@$(SYNC) requirements-cluster.lock
+	@rm -f .venv/export
+	@touch $@
+
+# Beside what is there, the cluster's packages among it. Setting up anew, or .venv/cluster, takes these away again.
+.venv/export: .venv/ready requirements-export.lock
+	@echo 'Adding the packages of requirements-export.lock to .venv ...'
+	@$(UV) install $(OPTIONS) --requirement requirements-export.lock
 	@touch $@

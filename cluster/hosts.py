@@ -175,19 +175,11 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
     from mnistflow.training import loop, state
 
     settings, dataset = params.load().models[name], arrays.describe()
-    images = len(arrays.load(ARRAYS / "training").labels)
-    details = {
-        "model": name,
-        "settings": settings.model_dump(exclude_none=True),
-        "dataset": dataset.dataset,
-        "validation": dataset.validation,
-        "selected_on": "test" if dataset.validation == "test" else "validation",
-        "training_images": images,
-        "training_sha256": arrays.sha256(ARRAYS / "training"),
-        "processes": count,
-    }
+    training = arrays.load(ARRAYS / "training")
+    sha256 = arrays.sha256(ARRAYS / "training")
+    details = {**loop.describe(name, settings, dataset, training, sha256), "processes": count}
     processes = "one process" if count == 1 else f"{count} processes"
-    print(f"{name} on {processes}, {images:,} images; loss (accuracy):", flush=True)
+    print(f"{name} on {processes}, {len(training.labels):,} images; loss (accuracy):", flush=True)
     with state.folder(fingerprint) as folder:
         with runs.training(folder / runs.FILE, details) as run:
 

@@ -1,17 +1,18 @@
-"""Classify the test set with one model: `python stages/evaluate.py MODEL`. No other stage opens the test set."""
+"""Classify the test set with one model, and ask where it looked when wrong: `python stages/evaluate.py MODEL`."""
 
 import json
 import time
+from functools import partial
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
-from mnistflow.evaluation import metrics, predictions
+from mnistflow.evaluation import metrics, occlusion, predictions
 
 
 def main(name: str) -> None:
     # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
     from mnistflow.tracking import runs, store
-    from mnistflow.training import archive, state
+    from mnistflow.training import archive, backend, state
 
     trained, dataset = files.MODELS / name, arrays.describe()
     files.check_locked(trained / "model.keras")
@@ -20,9 +21,11 @@ def main(name: str) -> None:
     model = archive.load(trained / "model.keras")
     test = arrays.load(arrays.DATA / "test")
 
-    model.predict(test.images[:1000], batch_size=1000, verbose=0)  # compiles; not to be timed
+    predict = partial(backend.probabilities, model)
+
+    predict(test.images[:1000])  # compiles; not to be timed
     started = time.perf_counter()
-    probabilities = model.predict(test.images, batch_size=1000, verbose=0)
+    probabilities = predict(test.images)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
     # No times among the metrics: the same inputs give the same bytes.
@@ -36,6 +39,7 @@ def main(name: str) -> None:
         "metrics": values,
     }
     predictions.write(files.EVALUATION / name, test, probabilities, report)
+    occlusion.write(files.EVALUATION / name, predict)
     files.METRICS.mkdir(exist_ok=True)
     (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(

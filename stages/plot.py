@@ -1,4 +1,4 @@
-"""Draw all models side by side, the selected model's errors, and the images that the audit is about."""
+"""Draw all models side by side, the selected model's errors, the audit's images, and how the models break."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnistflow.core import cli, files, params
-from mnistflow.evaluation import audit, predictions
-from mnistflow.figures import results, style
+from mnistflow.data import arrays
+from mnistflow.evaluation import audit, occlusion, predictions
+from mnistflow.figures import results, robustness, style
+from mnistflow.robustness import scores
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
 AUDIT = files.METRICS / "audit.json"
+VALIDATION = arrays.DATA / "validation"
 
 
 def main() -> None:
@@ -20,12 +23,17 @@ def main() -> None:
     histories = {name: history.read(files.MODELS / name / "history.csv") for name in names}
     evaluations = predictions.read_all(names)
     classes = evaluations[selected].classes
+    evidence = occlusion.read(files.EVALUATION / selected)
     matrices = {name: np.array(each.report["confusion_matrix"]) for name, each in evaluations.items()}
+    images, labels = arrays.load(VALIDATION)
+    example = np.asarray(images[int((labels == settings.explain.label).argmax())])  # the lesson's image
     figures = {
         "loss.png": results.loss_sheet(histories),
         "confusion.png": results.confusion(matrices, classes),
         "errors.png": results.errors(selected, evaluations[selected]),
         "audit.png": results.audit_sheet(files.read_json(AUDIT), audit.pixels(evaluations), classes),
+        "occlusion.png": results.looks(selected, evaluations[selected], evidence),
+        "robustness.png": robustness.sheet(example, scores.read_all(names)),
     }
     for file, figure in figures.items():
         style.save(files.PLOTS / file, figure)

@@ -14,15 +14,7 @@ def main(name: str) -> None:
     settings, dataset = params.load().models[name], arrays.describe()
     training, validation = (arrays.load(arrays.DATA / part) for part in ("training", "validation"))
     hashes = [arrays.sha256(arrays.DATA / part) for part in ("training", "validation")]
-    details = {
-        "model": name,
-        "settings": settings.model_dump(exclude_none=True),
-        "dataset": dataset.dataset,
-        "validation": dataset.validation,
-        "selected_on": "test" if dataset.validation == "test" else "validation",
-        "training_images": len(training.labels),
-        "training_sha256": hashes[0],
-    }
+    details = loop.describe(name, settings, dataset, training, hashes[0])
     output = files.MODELS / name
 
     with state.folder(loop.fingerprint(name, settings, *hashes)) as folder:

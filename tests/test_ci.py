@@ -69,13 +69,14 @@ def test_a_good_change_passes_and_its_summary_shows_what_it_brings(
 
 def test_a_worse_model_fails_at_the_gate(checkout: Callable[[str], Project]) -> None:
     project = checkout("worse")
-    project.set(evaluate__model="dense", evaluate__target_accuracy=0.99)
+    project.set(evaluate__model="dense", evaluate__target_accuracy=0.99, evaluate__target_robustness=0.98)
     project.dvc("repro")
     project.commit("change")
 
     error = ci(project, status=1).splitlines()[-1]
     assert error.startswith("error: dense does not pass: accuracy ")
     assert "misses the target of 99.00%" in error
+    assert "on corrupted images misses the target of 98.00%" in error
     assert "of commit main" in error
     page = (project.folder / "ci/summary.md").read_text()
     assert page.startswith("# Does not pass\n\n```text\ndense does not pass: accuracy ")

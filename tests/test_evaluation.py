@@ -64,6 +64,13 @@ def test_mcnemar_by_hand() -> None:
     assert (same.gain, same.mcnemar_p) == (0, 1)
 
 
+def test_a_target_is_spoken_of_where_there_is_one() -> None:
+    values = {"parameters": 1, "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "errors": 1}
+    comparison = {"baseline": "one", "selected": "one", "pairs": [], "target_accuracy": 0.95, "target_met": False}
+    assert comparisons.table({"one": values}, comparison)[-1].endswith("its 90.00% misses the target of 95.00%")
+    assert comparisons.table({"one": values}, comparison | {"target_accuracy": 0})[-1] == "* the selected model"
+
+
 def test_absent_classes_count_in_no_mean() -> None:
     probabilities = np.eye(10, dtype=np.float32)[[0, 1, 1]]
     figures = metrics.headline(probabilities, np.array([0, 1, 1], np.uint8))

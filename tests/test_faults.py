@@ -185,22 +185,33 @@ def test_a_damaged_output_is_made_or_fetched_again(copy_of_repro: New, repro: Pr
     assert is_clean(project)
 
 
-def test_a_damaged_model_is_refused_and_the_advice_brings_it_back(
+def test_damage_that_dvc_does_not_see_is_named_and_the_advice_mends_it(
     copy_of_repro: New, repro: Project, tmp_path: Path
 ) -> None:
+    """As a failing disk does it: size and time stay."""
     project = copy_of_repro(tmp_path / "project")
-    model = project.folder / "models/dense/model.keras"
-    content = bytearray(model.read_bytes())
-    content[1000] ^= 1
-    stat = model.stat()
-    model.chmod(0o644)
-    model.write_bytes(content)
-    os.utime(model, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rot does it: DVC sees no difference
-    output = project.record(status=1)
-    assert output.startswith("error: models/dense/model.keras is not the file that dvc.lock describes")
-    (advice,) = re.findall(r"run `(rm [^`]+)`", output)
-    project.run("sh", "-c", advice)
-    assert project.outputs() == repro.outputs()
+    for path, command in (
+        ("models/dense/model.keras", "-m mnistflow.tracking.record"),
+        ("models/dense/history.csv", "stages/plot.py"),
+        ("evaluation/dense/predictions.csv", "stages/compare.py"),
+        ("data/raw/test_labels", "stages/preprocess.py"),
+        ("metrics/selected.json", "-m mnistflow.commands.gate"),
+    ):
+        file = project.folder / path
+        stat = file.stat()
+        file.chmod(0o644)
+        file.write_bytes(bytes(byte ^ 128 for byte in file.read_bytes()))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        output = project.run("python", *command.split(), status=1, PYTHONPATH="src").splitlines()[-1]
+        assert re.match(rf"error: {path}|error: {Path(path).parent} ", output), output
+        advice = re.findall(r"; (delete it and )?run `([^`]+)`", output)
+        if path.startswith("data/raw"):
+            advice = [("", f"rm -r {file.parent} && dvc checkout")]  # docs/faults.md
+        ((delete, correction),) = advice
+        if delete:
+            file.unlink()
+        project.run("sh", "-c", correction)
+        assert project.outputs() == repro.outputs(), output
     project.record()
 
 

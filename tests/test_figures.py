@@ -16,7 +16,9 @@ from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
 from mnistflow.evaluation import audit, predictions
 from mnistflow.evaluation.predictions import Predictions
-from mnistflow.figures import results, samples, style
+from mnistflow.figures import heat, results, robustness, samples, style
+from mnistflow.robustness.corruptions import FAMILIES
+from mnistflow.robustness.scores import Scores
 from mnistflow.training.history import Epoch
 
 HISTORY = [Epoch(number, 0.5 / number, 0.9, loss, 0.9, 0.001) for number, loss in ((1, 0.6), (2, 0.3), (3, 0.4))]
@@ -68,12 +70,16 @@ def all_figures(folder: Path, classes: list[str], shape: tuple[int, ...] = (28, 
     }
     matrices = {name: np.array(each.report["confusion_matrix"]) for name, each in models.items()}
     audited, train = audit.audit(models, []), split(40, len(classes), shape)
+    evidence = np.random.default_rng(0).normal(size=(3, *shape[:2])).astype(np.float32)
+    scores = {name: Scores(60, 0.9, {family: [0.8, 0.5, 0.1] for family in FAMILIES}) for name in models}
     return [
         lambda: results.loss_curve(HISTORY),
         lambda: results.loss_sheet({"dense": HISTORY, "cnn": HISTORY}),
         lambda: results.confusion(matrices, classes),
         lambda: results.errors("cnn", models["cnn"]),
         lambda: results.audit_sheet(audited, audit.pixels(models), classes),
+        lambda: results.looks("cnn", models["cnn"], evidence),
+        lambda: robustness.sheet(train.images[0], scores),
         lambda: samples.digit(train.images[0], f"class {style.drawable(classes, 30)[0]}"),
         lambda: samples.samples(train.images, train.labels, classes),
     ]
@@ -106,6 +112,35 @@ def test_most_confident_errors_come_first(tmp_path: Path) -> None:
     assert len(captions) == 25
     assert captions[0].startswith("4 → 5\n")  # image 24
     assert captions[-1].startswith("0 → 1\n")
+
+
+def test_errors_stand_beside_where_the_model_looked(tmp_path: Path) -> None:
+    model = evaluation(tmp_path, shifted(25, 10), DIGITS)
+    title, *captions = [
+        words for words in texts(results.looks("cnn", model, np.ones((7, 28, 28), np.float32))) if words
+    ]
+    assert title.startswith("cnn, its 7 most confident errors: ")
+    assert (len(captions), captions[0]) == (7, "4 → 5, 76%")
+
+
+def test_red_speaks_for_the_prediction_and_blue_for_the_label() -> None:
+    image = np.array([[255, 255, 0, 0]], np.uint8)
+    red, blue, plain, half = heat.overlay(image, np.array([[1.0, -1.0, 0.0, 0.5]], np.float32))[0].astype(int)
+    assert red[0] > red[2] + 50
+    assert blue[2] > blue[0] + 50
+    assert plain.tolist() == [255, 255, 255]
+    assert 255 > half[2] > red[2]
+    assert heat.overlay(image, np.zeros((1, 4), np.float32)).tolist() == [[[102] * 3, [102] * 3, [255] * 3, [255] * 3]]
+    assert heat.beside(image, np.zeros((1, 4), np.float32)).shape == (1, 9, 3)
+
+
+def test_each_model_has_a_line_under_each_corruption() -> None:
+    scores = {name: Scores(60, 0.9, {family: [0.8, 0.5, 0.1] for family in FAMILIES}) for name in ("dense", "cnn")}
+    figure = robustness.sheet(split(1, 10).images[0], scores)
+    charts = [ax for ax in figure.axes if ax.lines]
+    assert len(figure.axes) == 4 * len(charts) == 4 * len(FAMILIES)
+    assert [[list(line.get_ydata()) for line in ax.lines] for ax in charts] == [[[90, 80, 50, 10]] * 2] * len(FAMILIES)
+    assert figure.legends[0].texts[0].get_text() == "dense: 46.7%"
 
 
 def test_errors_above_the_limit_are_counted_and_not_shown(tmp_path: Path) -> None:
@@ -193,6 +228,13 @@ def test_names_are_shortened_to_what_fonts_can_draw() -> None:
     assert all(len(name) <= 10 for name in names)
     assert style.shorten("고양이고양이", 6) == "고양…"
     results.confusion({"cnn": np.eye(7, dtype=int)}, NAMES).canvas.draw()
+
+
+def test_names_with_one_beginning_can_be_told_apart() -> None:
+    names = [f"species number {label:03}" for label in range(3)]
+    assert style.drawable(names, 10) == ["spec…r 000", "spec…r 001", "spec…r 002"]
+    alike = ["a long beginning, 1, and a long end", "a long beginning, 2, and a long end", "short"]
+    assert style.drawable(alike, 10) == ["class 0", "class 1", "short"]
 
 
 def test_every_figure_is_the_same_bytes_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnistflow.commands import repro
+from mnistflow.core import params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data import catalog, formats, sources, splits
 from mnistflow.data.catalog import Dataset, File
@@ -185,6 +188,17 @@ def test_wrong_csv(tmp_path: Path, text: str, words: str) -> None:
 def test_entries_that_are_refused(values: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Dataset.model_validate({"classes": ABC} | values)
+
+
+def test_a_target_is_that_of_one_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("params.yaml", "datasets.yaml"):
+        shutil.copy(name, tmp_path)
+    (tmp_path / ".cache").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, target in (("digits", 0.9), ("kmnist", 0)):
+        repro.choose(name)
+        settings = params.load()
+        assert (settings.fetch.dataset, settings.evaluate.target_accuracy) == (name, target)
 
 
 @pytest.mark.parametrize("name", ["emnist_balanced", "emnist_letters", "pathmnist", "pathmnist_64", "mnist"])

@@ -13,7 +13,7 @@ from conftest import HERE
 PYTHON = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 test "$1 $2" = '-m venv' && mkdir -p .venv/bin && cp "$STUB" .venv/bin/python
-test "$1 $2 $3" = '-m pip config' && echo "$KNOWN_TO_PIP" && test -n "$KNOWN_TO_PIP"
+if test "$1 $2 $3" = '-m pip config'; then test "$5" = "${KNOWN_TO_PIP%=*}" && echo "${KNOWN_TO_PIP#*=}"; exit; fi
 env | grep -E '^(PIP_|UV_|DVC_|PYTHONPATH|MLFLOW_)' >> "$LOG.env"
 exit 0
 """
@@ -24,7 +24,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name in ("Makefile", "requirements.lock", "requirements-cluster.lock"):
+        for name in ("Makefile", "requirements.lock", "requirements-cluster.lock", "requirements-export.lock"):
             shutil.copy(HERE / name, path)
         self.stub = path / "stub"
         self.stub.write_text(PYTHON)
@@ -104,9 +104,14 @@ def test_without_a_python_that_fits_set_up_is_one_sentence(folder: Folder) -> No
 @pytest.mark.parametrize(
     ("known_to_pip", "variables", "index"),
     [
-        ("https://pip/simple", {}, "https://pip/simple"),
-        ("https://pip/simple", {"PIP_INDEX_URL": "https://variable/simple"}, "https://variable/simple"),
-        ("https://pip/simple", {"UV_INDEX_URL": "https://uv/simple"}, "https://uv/simple"),
+        ("global.index-url=https://pip/simple", {}, "https://pip/simple"),
+        ("install.index-url=https://pip/simple", {}, "https://pip/simple"),
+        (
+            "global.index-url=https://pip/simple",
+            {"PIP_INDEX_URL": "https://variable/simple"},
+            "https://variable/simple",
+        ),
+        ("global.index-url=https://pip/simple", {"UV_INDEX_URL": "https://uv/simple"}, "https://uv/simple"),
         ("", {}, None),
     ],
 )
@@ -147,6 +152,20 @@ def test_the_gate_comes_before_the_registry(folder: Folder) -> None:
     assert folder.calls() == ["python -m mnistflow.commands.gate main", "python -m mnistflow.tracking.registry"]
 
 
+def test_export_adds_its_packages_once_and_again_after_those_of_the_cluster(folder: Folder) -> None:
+    ready(folder)
+    folder.make("export", "MODEL=compact")
+    install, command = folder.calls()[-2:]
+    assert re.match(r"python -m uv pip install .*--require-hashes .*--requirement requirements-export.lock$", install)
+    assert command == "python -m mnistflow.commands.export compact"
+    folder.make("export")
+    assert folder.calls() == ["python -m mnistflow.commands.export"]
+    folder.make("cluster")  # takes away what its lock does not have
+    folder.calls()
+    folder.make("export")
+    assert any("uv pip install" in call for call in folder.calls())
+
+
 def test_tests_run_after_lint_and_in_two_tiers(folder: Folder) -> None:
     ready(folder)
     folder.make("test")
@@ -159,7 +178,7 @@ def test_tests_run_after_lint_and_in_two_tiers(folder: Folder) -> None:
 
 def test_clean_deletes_outputs_and_keeps_cache_and_record(folder: Folder) -> None:
     kept = (".dvc/cache", ".cache", "mlruns", "metrics", "plots", "src", "stages", "tests", "bench")
-    gone = ("data", "models", "evaluation", "inside", "src/__pycache__")
+    gone = ("data", "models", "evaluation", "inside", "export", "src/__pycache__")
     for name in (*kept, *gone):
         (folder.path / name).mkdir(parents=True)
     (folder.path / "mlflow.db").touch()

@@ -8,7 +8,7 @@ import pytest
 from mnistflow.core import params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.training import archive
-from mnistflow.training.backend import keras, make_reproducible, network
+from mnistflow.training.backend import build, keras, make_reproducible, network
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 
@@ -27,6 +27,13 @@ def test_networks_follow_shape_and_classes(name: str, shape: tuple[int, ...], cl
     model = network(name).build(shape, classes)
     assert model.input_shape == (None, *shape)
     assert model.output_shape == (None, classes)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("compact", (8, 8)), ("compact", (19, 64, 3)), ("cnn", (5, 5))])
+def test_too_small_images_are_told_in_a_sentence(name: str, shape: tuple[int, ...]) -> None:
+    size = "x".join(map(str, shape))
+    with pytest.raises(WorkflowError, match=f"network {name} can't be built for images of {size}: "):
+        build(name, shape, 3)
 
 
 @pytest.mark.parametrize("name", params.networks())

@@ -1,5 +1,6 @@
 """Pictures of digits become images as MNIST has them, and what is none is refused."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_a_picture_of_another_data_set_is_resized(tmp_path: Path) -> None:
     image, done = preparation.load(path.read_bytes(), (20, 20), None)
     assert image.shape == (20, 20)
     assert done == ["resized from 60x40"]
+
+
+def test_a_large_jpeg_is_seen_as_in_training() -> None:
+    file = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 600, 3)).astype(np.uint8)).save(file, "JPEG")
+    image, done = preparation.load(file.getvalue(), (32, 48, 3), None)
+    assert np.array_equal(image, decoding.decode(file.getvalue(), (32, 48, 3)))
+    assert done == ["resized from 600x400"]
 
 
 def test_what_is_no_picture(tmp_path: Path) -> None:

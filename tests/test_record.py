@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -154,6 +155,28 @@ def test_a_training_whose_store_came_back_leaves_nothing_to_do(
     assert not (state_folder / state.UNRECORDED).is_file()
     (run,) = runs(mlflow.MlflowClient())
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
+def test_a_record_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match="names no file; sqlite:///FILE does"):
+        store.connect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_another_version_is_named_with_what_to_do(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"sqlite:///{own_store}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    store.connect()
+    with closing(sqlite3.connect(own_store / "other.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'f' || substr(version_num, 2)")
+    # MLflow keeps a store open by its address, so this has another one.
+    address += "?timeout=60"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(store.TrackingError, match=rf"another version .* run `mlflow db upgrade {re.escape(address)}`"):
+        store.connect()
 
 
 @contextmanager
@@ -323,8 +346,10 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
     shutil.move(before.folder, project.folder)
     assert not before.folder.exists()
 
+    errors = project.read("plots/errors.png")
     project.set(evaluate__model="dense")
     project.repro()
+    assert project.read("plots/errors.png") != errors  # those of the model that is now selected
     register = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
     assert "version 1 of mnistflow is this dense" in register
     project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
@@ -356,7 +381,7 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"learning_rate": 1e-4}
     added = f"+models.wide={json.dumps(section)}".replace('"', "")
     output = project.dvc("exp", "run", "--temp", "--name", "wider", "--set-param", added)
-    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
+    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "robustness@wide", "compare", "plot"]
     run = runs(client)[0]
     check_run(client, run)
     assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("wide (wider)", "wider")
@@ -366,7 +391,7 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     assert (tags["git_dirty"], tags["git_changes"]) == ("true", "params.yaml")
     assert not project.states()
     changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "wider"))
-    assert set(changes) == {"metrics/wide.json"}
+    assert set(changes) == {"metrics/wide.json", "metrics/robustness/wide.json"}
     assert changes["metrics/wide.json"]["accuracy"]["new"] == run.data.metrics["test/accuracy"]
     # Taken over, it is there and trains nothing.
     project.dvc("exp", "apply", "wider")

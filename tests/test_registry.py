@@ -102,6 +102,12 @@ def test_a_champion_that_lost_its_predictions_is_named(client: mlflow.MlflowClie
     with pytest.raises(WorkflowError, match=f"run {first[0].run_id} should hold .* restore it, or delete") as raised:
         registry.promote(*second)
     assert "\n" not in str(raised.value)
+    client.log_text(first[0].run_id, "index,actual\n1,x\n", "evaluation/predictions.csv")  # there, and damaged
+    with pytest.raises(WorkflowError, match="restore it, or delete the model version") as raised:
+        registry.promote(*second)
+    assert "dvc checkout" not in str(raised.value)  # which is for the project's own outputs
+    client.delete_model_version("mnistflow", first[0].version)  # as it says
+    assert "there was no champion" in registry.promote(*second)
 
 
 @pytest.fixture(scope="module")

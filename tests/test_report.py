@@ -21,7 +21,10 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
-from mnistflow.evaluation import audit, comparisons, metrics, predictions
+from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions
+from mnistflow.robustness import scores
+from mnistflow.robustness.corruptions import FAMILIES
+from mnistflow.robustness.scores import Scores
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -35,6 +38,7 @@ SECTIONS = (
     "Curves",
     "Confusion",
     "Calibration",
+    "Robustness",
     "Shared errors",
     "Errors",
     "Inside the network",
@@ -103,6 +107,9 @@ def write_outputs(
         predictions.write(
             Path("evaluation", name), test, probabilities, {"model": name, "classes": classes, "metrics": values}
         )
+        evidence = random.normal(size=((images + 9) // 10, *shape[:2])).astype(np.float32)
+        np.save(Path("evaluation", name, occlusion.FILE), evidence[: occlusion.MOST])
+        scores.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
         Path("models", name).mkdir(parents=True)
         history.write(Path("models", name, "history.csv"), rows)
         Path("models", name, "summary.txt").write_text("layer, shape, parameters")
@@ -119,9 +126,10 @@ def write_outputs(
         Path(path).write_text(json.dumps(content))
     for part in ("training", "validation"):
         arrays.save(arrays.DATA / part, test)
-    Path("data/overview").mkdir()
+    for folder in ("data/overview", "inside", "plots"):
+        Path(folder).mkdir()
     Image.new("RGB", (40, 20)).save("data/overview/samples.png")
-    Path("inside").mkdir()
+    Image.new("RGB", (40, 20)).save("plots/robustness.png")
     Image.new("RGB", (40, 20)).save("inside/layers.png")
     captions = [{"file": "layers.png", "title": "A title", "caption": "A caption."}]
     Path("inside/captions.json").write_text(json.dumps(captions))
@@ -170,6 +178,22 @@ def test_a_smaller_network_with_more_right_answers_is_named() -> None:
     pairs = [{"model": name, "baseline": "cnn", "mcnemar_p": 0.3} for name in rows]
     (better,) = report.smaller_and_better(rows, "cnn", pairs)
     assert better == {"model": "compact", "times": 41, "more": 8, "p": 0.3}
+
+
+def test_a_target_of_zero_is_none_and_no_checksum_is_made_up(folder: Path) -> None:
+    write_outputs()
+    text = report.render()
+    assert "meets</b> the target of 50.00%" in text
+    assert f"SHA-256 {'0' * 64}" in text
+    comparison = Path("metrics/comparison.json")
+    comparison.write_text(comparison.read_text().replace('"target_accuracy": 0.5', '"target_accuracy": 0'))
+    entries = Path("datasets.yaml").read_text().replace(f"sha256: '{'0' * 64}'", f"md5: {'ab' * 16}")
+    Path("datasets.yaml").write_text(entries.replace(f"      sha256: '{'1' * 64}'\n", ""))
+    text = report.render()
+    assert "the target of" not in text
+    assert f"MD5 {'ab' * 16}" in text
+    assert "train_labels.gz" not in text
+    assert " None<" not in text
 
 
 def test_sections_and_navigation_follow_the_data(folder: Path) -> None:
@@ -297,8 +321,39 @@ def test_choices_by_the_test_set_are_named(folder: Path) -> None:
     assert "these figures flatter" in report.render()
 
 
+def test_robustness_is_a_table_of_what_the_stage_measured(folder: Path) -> None:
+    write_outputs()
+    text = report.render()
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>90.00%</td><td>54.10%</td>((?:<td>54.1%</td>)+)</tr>', text)
+    assert [(name, cells.count("<td>")) for name, cells in rows] == [("dense", 7), ("cnn", 7)]
+    assert '<th scope="row">noise</th><td class="text">deviation 15%</td><td>80.00%</td><td>80.00%</td>' in text
+    assert "drawn once" not in text  # all test images are used
+    assert text.count("<td>12.30%</td><td>12.30%</td>") == 7
+
+
+def test_errors_are_shown_with_where_the_model_looked(folder: Path) -> None:
+    write_outputs(shape=(9, 7, 3))
+    text = report.render()
+    galleries = re.findall(r'<ul class="gallery pairs">(.*?)</ul>', text, re.DOTALL)
+    assert [gallery.count("<li>") for gallery in galleries] == [6, 6]
+    contents = re.findall(r'<img src="data:image/png;base64,([^"]*)"', galleries[1])
+    evaluation = predictions.read(Path("evaluation/cnn"))
+    first = evaluation.error_images[evaluation.most_confident_errors(1)[0]]
+    drawn = np.asarray(Image.open(BytesIO(base64.b64decode(contents[0]))))
+    np.testing.assert_array_equal(drawn[:, :7], first)
+    assert drawn.shape == (9, 15, 3)
+
+
 @pytest.mark.parametrize(
-    "missing", ["metrics/audit.json", "inside/captions.json", "dvc.lock", "models/cnn/history.csv"]
+    "missing",
+    [
+        "metrics/audit.json",
+        "metrics/robustness/cnn.csv",
+        "inside/captions.json",
+        "dvc.lock",
+        "models/cnn/history.csv",
+        "evaluation/cnn/occlusion.npy",
+    ],
 )
 def test_a_missing_output_is_one_sentence(folder: Path, missing: str) -> None:
     write_outputs()

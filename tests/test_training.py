@@ -14,7 +14,7 @@ from mnistflow.core.params import ModelSettings
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Images, Split
 from mnistflow.training import archive, augmentation, history, loop
-from mnistflow.training.backend import GROUP, make_reproducible, network, pipeline
+from mnistflow.training.backend import GROUP, compile_options, make_reproducible, network, pipeline
 from mnistflow.training.history import Epoch
 from mnistflow.training.schedule import OneCycle
 from mnistflow.training.state import Progress
@@ -130,6 +130,23 @@ def test_a_pipeline_gives_each_batch_once_and_in_order(tiny: Tiny, size: int) ->
     for actual, batch in zip(given, expected, strict=True):
         for one, other in zip(actual, batch, strict=True):
             np.testing.assert_array_equal(np.asarray(one), other)
+
+
+def test_a_split_is_read_in_pieces_and_validation_is_that_of_the_whole(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert arrays.piece_size(tiny[0].images) == 1000
+    monkeypatch.setattr(arrays, "PIECE", 70 * 28 * 28)
+    arrays.save(tmp_path, tiny[0])
+    for split in (tiny[0], arrays.load(tmp_path)):
+        pieces = list(arrays.pieces(split))
+        assert [len(piece.labels) for piece in pieces] == [70, 70, 70, 70, 20]
+        np.testing.assert_array_equal(np.concatenate([piece.images for piece in pieces]), tiny[0].images)
+        np.testing.assert_array_equal(np.concatenate([piece.labels for piece in pieces]), tiny[0].labels)
+    model = network("dense").build((28, 28), 10)
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"], **compile_options())
+    with pipeline(arrays.pieces(split), 5, (28, 28)) as data:
+        assert model.evaluate(data, verbose=0) == model.evaluate(*tiny[0], batch_size=70, verbose=0)
 
 
 @pytest.mark.parametrize(

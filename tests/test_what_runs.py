@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 MODELS = ("dense", "compact")
-TRAINS, EVALUATES = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate"))
+TRAINS, EVALUATES, BREAKS = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate", "robustness"))
 # A file that is edited -> the stages that run, and after them only those whose inputs have become other bytes.
 EDITS: dict[str, set[str]] = {
     "src/mnistflow/networks/dense.py": {"train@dense"},
@@ -32,10 +32,15 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/core/files.py": {"params"},
     "src/mnistflow/core/cli.py": {"params"},
     "src/mnistflow/data/sources.py": {"fetch", "preprocess", "compare"},
-    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "explain"} | TRAINS | EVALUATES,
-    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES,
-    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES,
+    "src/mnistflow/data/catalog.py": {"params", "fetch", "preprocess", "compare", "plot"},
+    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES | BREAKS,
+    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES | BREAKS,
+    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES | BREAKS,
     "src/mnistflow/evaluation/metrics.py": {"compare", "plot"} | EVALUATES,
+    "src/mnistflow/evaluation/occlusion.py": {"compare", "plot"} | EVALUATES,
+    "src/mnistflow/evaluation/background.py": {"compare", "plot"} | EVALUATES | BREAKS,
+    "src/mnistflow/robustness/corruptions.py": {"plot"} | BREAKS,
+    "src/mnistflow/robustness/scores.py": {"plot"} | BREAKS,
     "src/mnistflow/figures/results.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/figures/lesson.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/tracking/runs.py": set(),
@@ -46,6 +51,7 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/search/sweep.py": set(),
     "stages/params.py": {"params"},
     "stages/train.py": TRAINS,
+    "stages/robustness.py": BREAKS,
     "stages/compare.py": {"compare"},
     "README.md": set(),
     "requirements.lock": set(),
@@ -66,8 +72,9 @@ VALUES: dict[str, tuple[Any, set[str]]] = {
     "evaluate.model": ("dense", {"params", "compare", "plot"}),
     "evaluate.baseline": ("compact", {"params", "compare", "plot"}),
     "evaluate.target_accuracy": (0.5, {"params", "compare", "plot"}),
+    "evaluate.target_robustness": (0.5, {"params", "compare", "plot"}),
     "explain.model": ("dense", {"params", "explain"}),
-    "explain.label": (7, {"params", "explain"}),
+    "explain.label": (7, {"params", "plot", "explain"}),
 }
 
 
@@ -130,7 +137,9 @@ def test_the_entry_of_this_data_set_concerns_what_reads_it(repro: Project) -> No
 def test_after_a_training_come_its_evaluation_and_what_shows_all_models(repro: Project, model: str) -> None:
     with Repo(str(repro.folder)) as repository:
         graph = nx.relabel_nodes(repository.index.graph, {stage: stage.name for stage in repository.index.graph})
-    after = {f"evaluate@{model}", "compare", "plot"} | ({"explain"} if model == "compact" else set())
+    after = {f"evaluate@{model}", f"robustness@{model}", "compare", "plot"} | (
+        {"explain"} if model == "compact" else set()
+    )
     assert nx.ancestors(graph, f"train@{model}") == after
 
 
@@ -175,6 +184,7 @@ def names_shown(project: Project) -> dict[str, set[str]]:
         "comparison": {pair[side] for pair in pairs for side in ("model", "baseline")},
         "audit": set(read["audit"]["models"]),
         "metrics/": {path.stem for path in (project.folder / "metrics").glob("*.json")} - {"selected", *read},
+        "metrics/robustness/": {path.stem for path in (project.folder / "metrics/robustness").iterdir()},
         "models/": {path.name for path in (project.folder / "models").iterdir() if path.is_dir()},
         "evaluation/": {path.name for path in (project.folder / "evaluation").iterdir() if path.is_dir()},
         "dvc metrics": {Path(path).stem for path in metrics} - {"selected"},
@@ -186,7 +196,12 @@ def test_a_model_is_added_by_a_file_and_a_section(extended: Project, monkeypatch
     new = {"a-small-one", "dense_again"}
     ran = stages_run(extended.read(".cache/extended.log").decode())
     assert sorted(ran) == sorted(
-        ["params", "compare", "plot", *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in new)]
+        [
+            "params",
+            "compare",
+            "plot",
+            *(f"{stage}@{model}" for stage in ("train", "evaluate", "robustness") for model in new),
+        ]
     )
     everywhere = {*MODELS, *new}
     for place, names in names_shown(extended).items():

@@ -1,22 +1,41 @@
 """Data sets of one's own, from the command or the entry to metrics, plots and DVC's habits."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import Project, is_clean, stages_run, tiny_entry
+from conftest import Project, inside, is_clean, serving, stages_run, tiny_entry
 from PIL import Image
 from ruamel.yaml import YAML
+from test_serving_pictures import ask, in_base64
 
-from mnistflow.data import formats
+from mnistflow.data import arrays, formats, preparation
 
 pytestmark = pytest.mark.slow
 NewProject = Callable[[Path], Project]
 DATASET = ("python", "-m", "mnistflow.commands.dataset")
-REPRO = ("python", "-m", "mnistflow.commands.repro")
+
+
+class Expected(NamedTuple):
+    """What a run on a data set should make of it."""
+
+    shape: list[int]
+    classes: int
+    parts: dict[str, tuple[Any, Any]]  # images and labels, where all are known
+    words: str  # of the output
+
+
+class Example(NamedTuple):
+    """A data set on which the main job has run."""
+
+    project: Project
+    name: str
+    expected: Expected
+    output: str
 
 
 def pattern(random: np.random.Generator, label: int, height: int, width: int) -> np.ndarray[Any, Any]:
@@ -59,115 +78,164 @@ def add_entry(project: Project, name: str, **entry: Any) -> None:
     YAML().dump(values, path)
 
 
-def shorten(project: Project) -> None:
-    """One epoch of the compact network alone."""
-    params = project.params()
-    params["models"] = {"compact": params["models"]["compact"] | {"epochs": 1, "batch_size": 8}}
-    params["evaluate"] |= {"model": "compact", "baseline": "compact"}
-    params["explain"]["model"] = "compact"
-    YAML().dump(params, project.folder / "params.yaml")
+def write_emnist(project: Project, folder: Path) -> Expected:
+    """47 classes in IDX files whose images are transposed and whose labels begin at 1."""
+    colour, labels = images(47, 8, 28)
+    grey, cut = colour.mean(axis=3).astype(np.uint8), 47 * 6
+    for part, chosen in (("train", slice(cut)), ("test", slice(cut, None))):
+        formats.write_idx(folder / f"{part}_images", grey[chosen].swapaxes(1, 2))
+        formats.write_idx(folder / f"{part}_labels", labels[chosen] + 1)
+    more = {"classes": [f"c{label}" for label in range(47)], "transposed": True, "first_label": 1}
+    entry = tiny_entry(folder, str(folder)) | more
+    del entry["prepare"]
+    add_entry(project, "emnist", **entry, params={"split.validation": 94})
+    return Expected([28, 28], 47, {"test": (grey[cut:], labels[cut:])}, "train_images: train_images from")
 
 
-def run(project: Project, dataset: str) -> dict[str, Any]:
-    """`make repro DATASET=...` without the set-up; the content of metrics/selected.json."""
-    output = project.run(*REPRO, dataset, PYTHONPATH="src")
-    assert "compact" in output
-    for path in ("metrics/selected.json", "plots/confusion.png", "data/overview/samples.png", "inside/captions.json"):
-        assert (project.folder / path).is_file(), output
-    values = YAML(typ="safe").load(project.folder / "metrics/selected.json")
-    assert 0 <= values["accuracy"] <= 1
-    return {**values, "output": output, "description": YAML(typ="safe").load(project.folder / "data/dataset.json")}
+def write_flowers(project: Project, folder: Path) -> Expected:
+    """Three unbalanced classes of colour pictures, imported by the command."""
+    write_pictures(folder / "flowers")
+    before = content(folder / "flowers")
+    output = project.run(*DATASET, str(folder / "flowers"), "--size", "32", "48", PYTHONPATH="src")
+    assert "rose/cut.jpg" in output
+    assert "tulip/page.png" in output
+    assert "make repro DATASET=flowers" in output
+    assert content(folder / "flowers") == before
+    return Expected([32, 48, 3], 3, {}, "no test part: 10 images, 15% of each class")
+
+
+def write_tissue(project: Project, folder: Path) -> Expected:
+    """Colour images and labels (n, 1) in an .npz file in MedMNIST's form, which has a validation part."""
+    colour, labels = images(3, 60, 28)
+    cuts = {"train": slice(0, 120), "val": slice(120, 150), "test": slice(150, 180)}
+    arrays = {f"{part}_images": colour[cut] for part, cut in cuts.items()}
+    arrays |= {f"{part}_labels": labels[cut, None] for part, cut in cuts.items()}
+    np.savez(folder / "tissue.npz", **arrays)
+    files = {"arrays": {"name": "tissue.npz"}}
+    add_entry(project, "tissue", format="npz", classes=["fat", "muscle", "mucus"], files=files, sources=[str(folder)])
+    expected = {"validation": (colour[120:150], labels[120:150]), "test": (colour[150:], labels[150:])}
+    return Expected([28, 28, 3], 3, expected, "own validation part, 30 images")
+
+
+def write_kaggle(project: Project, folder: Path) -> Expected:
+    """A table with a row per image, of which a share is held out as the test set."""
+    colour, labels = images(4, 40, 28)
+    table = np.column_stack([labels, colour.mean(axis=3).astype(np.uint8).reshape(160, -1)])
+    header = ",".join(["label", *(f"pixel{index}" for index in range(784))])
+    np.savetxt(folder / "train.csv", table, "%d", delimiter=",", header=header, comments="")
+    entry = {"classes": list("abcd"), "files": {"train_table": {"name": "train.csv"}}, "sources": [str(folder)]}
+    add_entry(project, "kaggle", format="csv", **entry, test=0.2, params={"split.validation": 16})
+    return Expected([28, 28], 4, {}, "32 images, 20% of each class, are held out")
 
 
 @pytest.fixture
 def project(tmp_path: Path, new_project: NewProject) -> Project:
+    """A clone in which one epoch of one model is trained."""
     project = new_project(tmp_path / "with space")
-    shorten(project)
+    project.remove_models("dense")
+    project.set(models__compact__epochs=1, models__compact__batch_size=8, evaluate__baseline="compact")
     project.commit("short")
     return project
 
 
-def test_idx_with_47_classes_and_transposed_images(project: Project, tmp_path: Path) -> None:
-    colour, labels = images(47, 4, 28)
-    grey = colour.mean(axis=3).astype(np.uint8)
-    for part, chosen in (("train", slice(0, 141)), ("test", slice(141, None))):
-        formats.write_idx(tmp_path / "idx" / f"{part}_images", grey[chosen].swapaxes(1, 2))
-        formats.write_idx(tmp_path / "idx" / f"{part}_labels", labels[chosen] + 1)
-    entry = tiny_entry(tmp_path / "idx", str(tmp_path / "idx"))
-    more = {"classes": [f"c{label}" for label in range(47)], "transposed": True, "first_label": 1}
-    add_entry(project, "emnist_like", **(entry | more))
-    project.set(split__validation=47)
-    done = run(project, "emnist_like")
-    assert len(done["description"]["classes"]) == 47
-    assert np.array_equal(np.load(project.folder / "data/test/images.npy"), grey[141:])
-    assert np.array_equal(np.load(project.folder / "data/test/labels.npy"), labels[141:])
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> Project:
+    """A clone for all examples, one after the other."""
+    project = new_project(tmp_path_factory.mktemp("examples") / "with space")
+    project.set(models__dense__batch_size=16, models__dense__epochs=1, models__compact__batch_size=8)
+    project.set(models__compact__epochs=3)
+    return project
 
 
-def test_folder_of_pictures_from_the_command_to_metrics(project: Project, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "my flowers")
-    before = content(tmp_path / "my flowers")
-    output = project.run(*DATASET, str(tmp_path / "my flowers"), "--size", "32", "48", PYTHONPATH="src")
-    assert "rose/cut.jpg" in output
-    assert "tulip/page.png" in output
-    assert "make repro DATASET=my_flowers" in output
-    assert content(tmp_path / "my flowers") == before
-    done = run(project, "my_flowers")
-    assert "no test part" in done["output"]
-    assert done["description"]["shape"] == [32, 48, 3]
-    assert done["description"]["classes"] == ["rose", "tulip", "장미"]
-    counts = {part: np.bincount(np.load(project.folder / f"data/{part}/labels.npy")) for part in ("training", "test")}
-    assert counts["test"].tolist() == [3, 5, 2]
-    assert (counts["training"] > 0).all()
+@pytest.fixture(scope="module", params=[write_emnist, write_flowers, write_tissue, write_kaggle])
+def example(request: pytest.FixtureRequest, clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """A data set that was written, made known and run by `make repro DATASET=...`."""
+    name = request.param.__name__.removeprefix("write_")
+    expected = request.param(clone, tmp_path_factory.mktemp(name))
+    output = clone.repro(name)
+    clone.commit(name)
+    return Example(clone, name, expected, output)
 
 
-def test_npz_in_the_form_of_medmnist(project: Project, tmp_path: Path) -> None:
-    colour, labels = images(3, 30, 28)
-    cuts = {"train": slice(0, 50), "val": slice(50, 70), "test": slice(70, 90)}
-    arrays = {f"{part}_images": colour[cut] for part, cut in cuts.items()}
-    arrays |= {f"{part}_labels": labels[cut, None] for part, cut in cuts.items()}
-    (tmp_path / "npz").mkdir()
-    np.savez(tmp_path / "npz/tissue.npz", **arrays)
-    add_entry(
-        project,
-        "tissue",
-        format="npz",
-        classes=["fat", "muscle", "mucus"],
-        files={"arrays": {"name": "tissue.npz"}},
-        sources=[str(tmp_path / "npz")],
+def test_the_arrays_are_those_of_the_source(example: Example) -> None:
+    expected, data = example.expected, example.project.folder / "data"
+    assert expected.words in example.output
+    assert "target" not in example.output.partition("against dense")[2]
+    description = json.loads((data / "dataset.json").read_text())
+    assert description["shape"] == expected.shape
+    assert len(description["classes"]) == expected.classes
+    for part, (images, labels) in expected.parts.items():
+        assert np.array_equal(np.load(data / part / "images.npy"), images)
+        assert np.array_equal(np.load(data / part / "labels.npy"), labels)
+    counts = [np.bincount(np.load(data / part / "labels.npy"), minlength=expected.classes) for part in arrays.PARTS]
+    assert (np.array(counts) > 0).all()
+
+
+def test_page_gate_and_registry_follow(example: Example) -> None:
+    project, metrics = example.project, json.loads(example.project.read("metrics/compact.json"))
+    for figure in ("confusion", "errors", "audit", "loss", "layers"):
+        assert project.read(f"plots/{figure}.png").startswith(b"\x89PNG")
+    project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
+    page = project.read("report.html").decode()
+    assert f"{metrics['balanced_accuracy']:.2%}" in page
+    assert "the target of" not in page
+    assert " None<" not in page
+    for name in json.loads(project.read("data/dataset.json"))["classes"]:
+        assert f'<th scope="row">{name}</th>' in page
+    gate = project.run("python", "-m", "mnistflow.commands.gate", PYTHONPATH="src")
+    assert gate.startswith(f"compact passes: accuracy {metrics['accuracy']:.2%}, the baseline dense has ")
+    registered = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
+    assert "of mnistflow is this compact" in registered
+
+
+def test_predict_sees_a_picture_as_training_did(example: Example, tmp_path: Path) -> None:
+    folder = example.project.folder
+    table = np.loadtxt(folder / "evaluation/compact/predictions.csv", delimiter=",", skiprows=1)
+    for index, image in enumerate(np.load(folder / "data/test/images.npy")[:9]):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    command = ("python", "-m", "mnistflow.commands.predict", str(tmp_path), "--json")
+    output = example.project.run(*command, PYTHONPATH="src")
+    answers = json.loads(output[output.index("[\n") : output.rindex("]") + 1])
+    classes = json.loads((folder / "data/dataset.json").read_text())["classes"]
+    assert [answer["class"] for answer in answers[:-1]] == [classes[int(label)] for label in table[:9, 2]]
+    assert np.allclose([answer["probability"] for answer in answers[:-1]], table[:9, 3], atol=1e-4)
+    assert "no PNG" in answers[-1]["problem"]
+    # Of the pictures of a folder, each file gives one of the arrays, bit for bit.
+    pictures = folder / "pictures" / example.name
+    files = [path for path in pictures.rglob("*") if path.is_file()]
+    seen = sorted(
+        preparation.load(path.read_bytes(), tuple(example.expected.shape), None)[0].tobytes() for path in files
     )
-    done = run(project, "tissue")
-    assert "own validation part, 20 images" in done["output"]
-    assert "not checked" in done["output"]
-    assert done["description"]["validation"] == 20
-    assert np.array_equal(np.load(project.folder / "data/validation/images.npy"), colour[50:70])
+    parts = [np.load(folder / "data" / part / "images.npy") for part in arrays.PARTS if files]
+    assert seen == sorted(image.tobytes() for part in parts for image in part)
 
 
-def test_csv_in_the_form_of_kaggle(project: Project, tmp_path: Path) -> None:
-    colour, labels = images(4, 20, 28)
-    grey = colour.mean(axis=3).astype(np.uint8).reshape(80, -1)
-    header = ",".join(["label", *(f"pixel{index}" for index in range(784))])
-    (tmp_path / "csv").mkdir()
-    table = np.column_stack([labels, grey])
-    np.savetxt(tmp_path / "csv/train.csv", table, "%d", delimiter=",", header=header, comments="")
-    add_entry(
-        project,
-        "kaggle",
-        format="csv",
-        classes=["a", "b", "c", "d"],
-        files={"train_table": {"name": "train.csv"}},
-        sources=[str(tmp_path / "csv")],
-        test=0.2,
-    )
-    project.set(split__validation=8)
-    done = run(project, "kaggle")
-    assert "16 images, 20% of each class, are held out" in done["output"]
-    assert np.bincount(np.load(project.folder / "data/test/labels.npy")).tolist() == [4, 4, 4, 4]
+def test_the_server_takes_its_pictures_and_arrays(example: Example) -> None:
+    with inside(example.project) as client:
+        version = max(int(each.version) for each in client.search_model_versions("name = 'mnistflow'"))
+    command = ("mlflow", "models", "serve", "--model-uri", f"models:/mnistflow/{version}", "--env-manager", "local")
+    images = np.load(example.project.folder / "data/test/images.npy")[:4]
+    with serving(example.project, "ping", *command) as server:
+        status, from_arrays = ask(server, images.tolist())
+        assert status == 200
+        assert np.shape(from_arrays["predictions"]["probabilities"]) == (4, example.expected.classes)
+        status, from_pictures = ask(server, [in_base64(image) for image in images])
+        assert status == 200
+        assert from_pictures == from_arrays
+        status, refusal = ask(server, images[:, 1:].tolist())
+        assert status == 400
+        assert str(example.expected.shape)[1:-1] in refusal["message"]
 
 
 def test_dvc_sees_pictures_come_and_go_and_a_clone_trains_nothing(project: Project, tmp_path: Path) -> None:
     write_pictures(tmp_path / "flowers")
     project.run(*DATASET, str(tmp_path / "flowers"), "--size", "28", "28", PYTHONPATH="src")
-    project.run(*REPRO, "flowers", PYTHONPATH="src")
+    project.repro("flowers")
+    project.commit("flowers, not yet in DVC")
+    # An experiment in a copy of the project finds the pictures that Git and DVC don't know.
+    output = project.dvc("exp", "run", "--temp", "-S", "split.seed=2")
+    assert "train@compact" in stages_run(output)
     project.dvc("add", "pictures/flowers")
     assert stages_run(project.dvc("repro")) == ["fetch"]  # pictures/flowers.dvc lies in the folder too
     project.commit("flowers")

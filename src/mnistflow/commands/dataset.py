@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -113,9 +112,7 @@ def check(folder: Path, source: Path, options: Options) -> str:
 def examine(source: Path, copy: Path | None) -> Checked:
     """Decode every picture once, and copy those that can be decoded to `copy`."""
     found, skipped = pictures.scan(source)
-    step = pictures.CHUNK
-    tasks = ((None, found[first : first + step]) for first in range(0, len(found), step))
-    outcomes: list[Look | str] = list(pictures.in_parallel(partial(_look, source, copy), tasks, len(found), "pictures"))
+    outcomes = list(pictures.in_parallel(partial(_look, source, copy), found, "pictures"))
     checked = Checked([], [], skipped)
     for picture, outcome in zip(found, outcomes, strict=True):
         if isinstance(outcome, Look):
@@ -126,10 +123,10 @@ def examine(source: Path, copy: Path | None) -> Checked:
     return checked
 
 
-def _look(source: Path, copy: Path | None, task: tuple[None, Sequence[Picture]]) -> list[Look | str]:
-    """Look at some pictures and copy them; of each that can't be decoded, why."""
+def _look(source: Path, copy: Path | None, first: int, found: Sequence[Picture]) -> list[Look | str]:
+    """Look at some pictures, from the number `first` on, and copy them; of each that can't be decoded, why."""
     results: list[Look | str] = []
-    for picture in task[1]:
+    for picture in found:
         content = (source / picture.path).read_bytes()
         try:
             results.append(pictures.look(content))
@@ -176,9 +173,8 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
     tinted = sum(look.is_colour for look in checked.looks)
     colour = tinted > 0 if options.colour is None else options.colour
     test = None if has_test else options.test or TEST
-    training = sum(counts["training"].values()) - sum(
-        max(1, round((test or 0) * count)) for count in counts["training"].values() if test
-    )
+    held_out = sum(max(1, round(test * count)) for count in counts["training"].values()) if test else 0
+    training = counts["training"].total() - held_out
     suitable = suitable_params(training, len(classes), has_validation)
     entry = write_entry(name, size, colour, classes, test, found, suitable)
     repeated = len(found) - len({each.sha256 for each in found})
@@ -191,13 +187,12 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
         + "; --size HEIGHT WIDTH makes it another",
         f"colour: {'yes' if colour else 'no'}; {tinted:,} of {len(found):,} pictures have colour; "
         f"--colour {'no' if colour else 'yes'} makes it another",
-        *(
-            [f"test set: {test:.0%} of each class is held out, as there is no test part; --test 0.2 makes it another"]
-            if test
-            else []
-        ),
-        f"params.yaml will have: {', '.join(f'{key} {value}' for key, value in suitable.items())}",
     ]
+    if test:
+        lines.append(
+            f"test set: {test:.0%} of each class is held out, as there is no test part; --test 0.2 makes it another"
+        )
+    lines.append(f"params.yaml will have: {', '.join(f'{key} {value}' for key, value in suitable.items())}")
     if repeated:
         lines.append(
             f"equal files: {repeated:,} pictures are copies of others; a copy of a training picture in the test set "
@@ -294,6 +289,4 @@ if __name__ == "__main__":
     parser.add_argument("--test", type=float, metavar="SHARE", help=f"held out, without a test part ({TEST})")
     given = parser.parse_args()
     colour = None if given.colour is None else given.colour == "yes"
-    sys.argv[1:] = []
-    job = partial(main, Path(given.folder), Options(given.name, given.size, colour, given.test))
-    cli.run(job)
+    cli.run(main, Path(given.folder), Options(given.name, given.size, colour, given.test))

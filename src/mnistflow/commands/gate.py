@@ -1,18 +1,20 @@
 """The metric gate: `python -m mnistflow.commands.gate REVISION` fails when the selected model is not good enough.
 
-Good enough is: it reaches its target, it is not worse than the baseline, and it is not worse than it was at the Git
-revision. Worse means by more than chance: the other accuracy lies above the model's own 95% interval.
+Good enough is: it reaches its targets, if it has any, on the test images and on corrupted ones; it is not worse than
+the baseline, and not worse than it was at the Git revision. Worse means by more than chance: the other accuracy lies
+above the model's own 95% interval.
 
 The gate decides by the test set, so it is for accepting or refusing a result, not for choosing settings.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from mnistflow.commands import git
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import METRICS, read_json
+from mnistflow.core.files import METRICS, ROBUSTNESS, read_json
 
 SELECTED = METRICS / "selected.json"
 
@@ -22,7 +24,7 @@ def complaints(selected: dict[str, Any], target: float, others: dict[str, float]
 
     Args:
         selected: its metrics.
-        target: the accuracy that it should reach.
+        target: the accuracy that it should reach; 0 is no target.
         others: accuracies that it is compared with, by the name of what has them.
     """
     accuracy, high = selected["accuracy"], selected["accuracy_high"]
@@ -35,6 +37,11 @@ def complaints(selected: dict[str, Any], target: float, others: dict[str, float]
         if other > high
     ]
     return sentences
+
+
+def robustness(model: str, folder: Path = ROBUSTNESS) -> float:
+    """The model's mean accuracy on corrupted test images."""
+    return float(read_json(folder / f"{model}.json")["robustness"])
 
 
 def accuracy_at(revision: str) -> float | None:
@@ -62,13 +69,18 @@ def verdict(revision: str) -> str:
     unknown = f"; commit {revision} has no metrics to compare with" if earlier is None else ""
     if earlier is not None:
         others[f"commit {revision}"] = earlier
-    if sentences := complaints(selected, evaluate.target_accuracy, others):
+    sentences, reached = complaints(selected, evaluate.target_accuracy, others), []
+    if (minimum := evaluate.target_robustness) is not None:
+        on_corrupted = robustness(evaluate.model)
+        if on_corrupted < minimum:
+            sentences.append(f"accuracy {on_corrupted:.2%} on corrupted images misses the target of {minimum:.2%}")
+        reached = [f"{on_corrupted:.2%} on corrupted images reaches {minimum:.2%}"]
+    if sentences:
         raise WorkflowError(f"{evaluate.model} does not pass: {'; '.join(sentences)}{unknown}.")
-    return (
-        f"{evaluate.model} passes: accuracy {selected['accuracy']:.2%} reaches {evaluate.target_accuracy:.2%}, "
-        + ", ".join(f"{name} has {accuracy:.2%}" for name, accuracy in others.items())
-        + unknown
-    )
+    target = evaluate.target_accuracy
+    facts = [f"accuracy {selected['accuracy']:.2%}" + (f" reaches {target:.2%}" if target else "")]
+    facts += reached + [f"{name} has {accuracy:.2%}" for name, accuracy in others.items()]
+    return f"{evaluate.model} passes: {', '.join(facts)}{unknown}"
 
 
 def main(revision: str = "HEAD") -> None:

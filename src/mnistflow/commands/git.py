@@ -1,19 +1,23 @@
 """Git, for the commands that need it. The main job does without."""
 
+import os
 import subprocess
 from pathlib import Path
 
 from mnistflow.core.errors import WorkflowError
 
 
-def git(*arguments: str) -> str:
-    """The output of a git command.
+def git(*arguments: str, **environment: str) -> str:
+    """The output of a git command; `environment` has further variables for it.
 
     Raises:
         WorkflowError: Git is missing, this is no repository, it belongs to another user, or the command failed.
     """
+    english = os.environ | {"LC_ALL": "C"}  # its words are looked at below
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], env=english | environment, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise WorkflowError("this command needs Git, which is not installed here.") from error
     if done.returncode == 0:
@@ -28,9 +32,8 @@ def git(*arguments: str) -> str:
             "this folder is no Git repository, as a downloaded ZIP file is none; clone the project, or run "
             "git init && git add . && git commit -m start."
         )
-    raise WorkflowError(
-        f"git {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1:] or 'no reason given'}."
-    )
+    reason = done.stderr.strip().partition("\n")[0]  # advice follows
+    raise WorkflowError(f"git {' '.join(arguments)} failed: {reason or 'no reason given'}.")
 
 
 def commit_of(revision: str) -> str:

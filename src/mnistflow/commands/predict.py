@@ -269,6 +269,4 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends this quietly
-    options = arguments()
-    sys.argv[1:] = []
-    cli.run(lambda: main(options))
+    cli.run(main, arguments())

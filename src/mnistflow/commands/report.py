@@ -26,9 +26,12 @@ from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.data import arrays, catalog
 from mnistflow.data.arrays import Images
-from mnistflow.evaluation import audit, predictions
+from mnistflow.data.catalog import Dataset
+from mnistflow.evaluation import audit, occlusion, predictions
 from mnistflow.evaluation.predictions import Predictions
-from mnistflow.figures import results
+from mnistflow.figures import heat, results
+from mnistflow.robustness import scores
+from mnistflow.robustness.corruptions import FAMILIES
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -106,10 +109,10 @@ def calibration_chart(name: str, rows: Sequence[dict[str, float]]) -> Chart:
     return Chart(words, (0, 1), (0, 1.03), ("confidence", "accuracy"), {"ideal": ideal, "bins": dots})
 
 
-def picture(image: Images) -> str:
-    """An image as a data URL: grey ones as ink on paper; large ones reduced to PIXELS."""
+def picture(image: Images, most: int = PIXELS) -> str:
+    """An image as a data URL: grey ones as ink on paper; large ones reduced to `most` pixels."""
     drawn = Image.fromarray(255 - image if image.ndim == 2 else np.ascontiguousarray(image))
-    drawn.thumbnail((PIXELS, PIXELS))
+    drawn.thumbnail((most, most))
     content = BytesIO()
     drawn.save(content, "PNG")
     return _data_url(content.getvalue())
@@ -121,17 +124,34 @@ def _data_url(png: bytes) -> str:
 
 def most_confident_errors(evaluation: Predictions) -> list[dict[str, Any]]:
     """The first MOST errors of a model, the most confident first, each with its picture and words."""
-    errors, classes = evaluation.errors, evaluation.classes
-    order = np.argsort(-evaluation.confidence[errors], kind="stable")[:MOST]
+    order = evaluation.most_confident_errors(MOST)
+    return [
+        {**error(evaluation, position), "picture": picture(evaluation.error_images[position])} for position in order
+    ]
+
+
+def looks(name: str, evaluation: Predictions) -> list[dict[str, Any]]:
+    """The most confident errors of a model, each beside what in it spoke for the prediction and for the label."""
+    evidence = occlusion.read(files.EVALUATION / name)
+    pairs = zip(evaluation.most_confident_errors(len(evidence)), evidence, strict=True)
     return [
         {
-            "index": int(index),
-            "picture": picture(evaluation.error_images[position]),
-            "label": classes[evaluation.labels[index]],
-            "lines": [f"predicted {classes[evaluation.predictions[index]]}, {evaluation.confidence[index]:.0%}"],
+            **error(evaluation, position),
+            "picture": picture(heat.beside(evaluation.error_images[position], each), 2 * PIXELS),
         }
-        for position, index in zip(order, errors[order], strict=True)
+        for position, each in pairs
     ]
+
+
+def error(evaluation: Predictions, position: int) -> dict[str, Any]:
+    """The words around a misclassified image."""
+    index, classes = int(evaluation.errors[position]), evaluation.classes
+    prediction = classes[evaluation.predictions[index]]
+    return {
+        "index": index,
+        "label": classes[evaluation.labels[index]],
+        "lines": [f"predicted {prediction}, {evaluation.confidence[index]:.0%}"],
+    }
 
 
 def audited_images(audited: dict[str, Any], evaluations: dict[str, Predictions]) -> dict[str, list[dict[str, Any]]]:
@@ -226,6 +246,13 @@ def git_state(outputs: Iterable[str]) -> dict[str, Any] | None:
     return {"commit": head, "results": bool(made), "inputs": sorted(changed - made)}
 
 
+def published_hashes(dataset: Dataset) -> dict[str, str]:
+    """The published checksums of the data set's files, by name; those of files without one are in dvc.lock alone."""
+    published = [*dataset.files.values(), *([dataset.archive] if dataset.archive else [])]
+    md5s = {file.name: f"MD5 {file.md5}" for file in published if file.md5}
+    return md5s | {file.name: f"SHA-256 {file.sha256}" for file in published if file.sha256}
+
+
 def versions() -> list[str]:
     """Python and those of PACKAGES that are installed, each as NAME==VERSION."""
     installed = [f"python=={platform.python_version()}"]
@@ -276,7 +303,7 @@ def render() -> str:
         ),
         general={f"{section}.{key}": value for section, keys in general.items() for key, value in keys.items()},
         sources=[without_password(source) for source in dataset.sources],
-        published={file.name: file.sha256 for file in dataset.files.values()},
+        published=published_hashes(dataset),
         metrics=metrics,
         training={name: files.read_json(files.MODELS / name / "training.json") for name in names},
         comparison=comparison,
@@ -291,6 +318,10 @@ def render() -> str:
         losses={name: loss_chart(name, histories[name], top) for name in names},
         calibrations={name: calibration_chart(name, each.report["calibration"]) for name, each in evaluations.items()},
         errors={name: most_confident_errors(each) for name, each in evaluations.items()},
+        looks={name: looks(name, each) for name, each in evaluations.items()},
+        robustness=scores.read_all(names),
+        corruptions={name: family.settings() for name, family in FAMILIES.items()},
+        breaking=_data_url((files.PLOTS / "robustness.png").read_bytes()),
         audit=audited,
         audited=audited_images(audited, evaluations),
         inside=[

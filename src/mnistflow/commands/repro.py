@@ -108,7 +108,8 @@ def choose(dataset: str) -> str:
         return before
     write_text(cache() / BEFORE, before)
     values["fetch"]["dataset"] = dataset
-    for key, value in catalog.load(dataset).params.items():
+    # A target is that of one data set; another one has its own or none.
+    for key, value in {"evaluate.target_accuracy": 0, **catalog.load(dataset).params}.items():
         _set(values, key, value)
     text = StringIO()
     yaml.dump(values, text)

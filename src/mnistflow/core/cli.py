@@ -18,8 +18,10 @@ from mnistflow.core.errors import WorkflowError
 INTERRUPTED = threading.Event()
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], *given: Any) -> None:
     """Call `main` with the command line's arguments, each converted by its annotation (str or Path), and exit.
+
+    A command that has options reads its command line itself, and gives here what `main` takes.
 
     Exit status 0 on success, 1 with one sentence on standard error for a WorkflowError or a file that can't be read or
     written, 2 for a wrong number of arguments, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
@@ -28,16 +30,11 @@ def run(main: Callable[..., None]) -> None:
     # they are imported, and once more at the end: a process of both took 5.3 s, and takes 3.1.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
-    parameters: list[Any] = list(inspect.signature(main).parameters.values())
-    required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
-    arguments = sys.argv[1:]
-    if not len(required) <= len(arguments) <= len(parameters):
-        usage = " ".join(parameter.name.upper() for parameter in parameters)
-        sys.exit(_fail(f"usage: python {sys.argv[0]} {usage}", status=2))
+    arguments = given or _arguments(main)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        main(*(parameter.annotation(argument) for parameter, argument in zip(parameters, arguments, strict=False)))
+        main(*arguments)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
     except WorkflowError as error:
@@ -48,6 +45,17 @@ def run(main: Callable[..., None]) -> None:
         if sentence := _file_sentence(error):
             sys.exit(_fail(sentence))
         raise
+
+
+def _arguments(main: Callable[..., None]) -> list[Any]:
+    """The command line's arguments as `main` takes them; exits with the usage where there are too few or too many."""
+    parameters: list[Any] = list(inspect.signature(main).parameters.values())
+    required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    arguments = sys.argv[1:]
+    if not len(required) <= len(arguments) <= len(parameters):
+        usage = " ".join(parameter.name.upper() for parameter in parameters)
+        sys.exit(_fail(f"usage: python {sys.argv[0]} {usage}", status=2))
+    return [parameter.annotation(argument) for parameter, argument in zip(parameters, arguments, strict=False)]
 
 
 def _file_sentence(error: Exception) -> str | None:

@@ -16,8 +16,9 @@ from mnistflow.core.errors import WorkflowError
 # The pipeline's folders, as dvc.yaml has them; those with arrays are in data/arrays.py.
 RAW, OVERVIEW = Path("data/raw"), Path("data/overview")
 MODELS = Path("models")  # models/MODEL/: model.keras, history.csv, training.json, summary.txt
-EVALUATION = Path("evaluation")  # evaluation/MODEL/: predictions.csv, errors.npy, report.json
+EVALUATION = Path("evaluation")  # evaluation/MODEL/: predictions.csv, errors.npy, occlusion.npy, report.json
 METRICS, PLOTS, INSIDE = Path("metrics"), Path("plots"), Path("inside")
+ROBUSTNESS = METRICS / "robustness"  # MODEL.json, MODEL.csv
 LOCK = Path("dvc.lock")
 
 

@@ -85,7 +85,8 @@ class EvaluateSettings(Section):
 
     model: str
     baseline: str
-    target_accuracy: Share
+    target_accuracy: Share  # 0 is no target
+    target_robustness: Share | None = None  # of the mean accuracy on corrupted test images
 
 
 class ExplainSettings(Section):

@@ -7,6 +7,7 @@ data/{training,validation,test}/  images.npy and labels.npy
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]  # (n,): 0 to classes - 1
 DATA = Path("data")
 DESCRIPTION = DATA / "dataset.json"
 PARTS = ("training", "validation", "test")
+PIECE = 1_000_000  # bytes of the images that are evaluated at a time
 
 
 class Split(NamedTuple):
@@ -83,10 +85,11 @@ def save(folder: Path, split: Split) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(Split._fields, split, strict=True):
         path = folder / f"{name}.npy"
+        rows = np.ascontiguousarray(array)  # first: the header tells the order in memory
         with naming(path), path.open("wb") as file:
             # `np.save` would do, but reports a full disk as an error that does not say so.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(np.ascontiguousarray(array).data)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+            file.write(rows.data)
 
 
 def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
@@ -109,6 +112,23 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
     if len(content) != len(indices) * size:
         raise WorkflowError(f"{path} has become shorter; delete it and run `dvc repro preprocess`.")
     return np.frombuffer(content, np.uint8).reshape(-1, *images.shape[1:])
+
+
+def piece_size(images: Images) -> int:
+    """How many images are evaluated at a time: 1,000 of 28x28; fewer larger ones, as networks need memory for each."""
+    return max(1, min(1000, PIECE // int(images[0].nbytes)))
+
+
+def pieces(split: Split) -> Iterator[Split]:
+    """The split in its order, `piece_size` images at a time, each read when it is asked for.
+
+    Raises:
+        WorkflowError: as `take` does.
+    """
+    size = piece_size(split.images)
+    for start in range(0, len(split.labels), size):
+        labels = split.labels[start : start + size]
+        yield Split(take(split.images, np.arange(start, start + len(labels))), labels)
 
 
 def sha256(folder: Path) -> str:

@@ -64,9 +64,8 @@ class Dataset(Section):
     test: Annotated[float, Field(gt=0, lt=1)] | None = None
     count: int | None = None  # pictures: so many there were at the import,
     sha256: Sha256 | None = None  # and a hash of their paths, classes and contents; neither is checked later
-    prepare: Literal["digit"] | None = (
-        None  # how a photo or a scan is made into an image: ink is light on dark, centred
-    )
+    # How a photo or a scan is made into an image. Of a digit, the ink is made light on dark, and centred.
+    prepare: Literal["digit"] | None = None
     disputed: list[Annotated[list[int], Field(min_length=5, max_length=5)]] = Field(default_factory=list)
     params: dict[str, Any] = Field(default_factory=dict)  # values for params.yaml that suit this data set
 

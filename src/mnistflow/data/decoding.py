@@ -26,10 +26,16 @@ def decode(content: bytes, shape: tuple[int, ...]) -> Images:
     Raises:
         PictureError: it is no PNG, JPEG, BMP, GIF or WebP picture, it is damaged, or larger than 89 million pixels.
     """
-    return fit(opened(content, 2 * max(shape[:2]))[0], shape)
+    return decode_with_size(content, shape)[0]
 
 
-def fit(image: Image.Image, shape: tuple[int, ...]) -> Images:
+def decode_with_size(content: bytes, shape: tuple[int, ...]) -> tuple[Images, tuple[int, int]]:
+    """As `decode`, with the height and width in the file, as it is shown."""
+    image, size = opened(content, 2 * max(shape[:2]))
+    return _fit(image, shape), size
+
+
+def _fit(image: Image.Image, shape: tuple[int, ...]) -> Images:
     """A picture brought to a shape, as `decode` describes it."""
     height, width = shape[:2]
     image = image.convert("RGB" if len(shape) == 3 else "L")

@@ -116,7 +116,7 @@ def read_idx(path: Path, dimensions: tuple[int, ...]) -> Array:
         raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
     count = content[3] if len(content) > 3 else 0
     start = 4 + 4 * count
-    if content[:2] != b"\0\0" or content[2] not in TYPES or count not in dimensions or len(content) < start:
+    if len(content) < start or content[:2] != b"\0\0" or content[2] not in TYPES or count not in dimensions:
         raise WorkflowError(
             f"{path} begins with {content[:4].hex() or 'nothing'}; an IDX file of unsigned bytes with "
             f"{' or '.join(map(str, dimensions))} dimensions begins with {f'0000080{dimensions[0]}'}."

@@ -291,11 +291,9 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "images.npy"
     array = np.lib.format.open_memmap(target, "w+", np.uint8, (len(pictures), *shape))
-    start, size = array.offset, array[0].nbytes
+    offset = array.offset
     del array
-    write = partial(_decode_into, target, source, shape)
-    tasks = ((start + first * size, pictures[first : first + CHUNK]) for first in range(0, len(pictures), CHUNK))
-    reasons = list(in_parallel(write, tasks, len(pictures), f"{folder.name} images"))
+    reasons = list(in_parallel(partial(_decode_into, target, offset, source, shape), pictures, f"{folder.name} images"))
     bad = [index for index, reason in enumerate(reasons) if reason]
     if len(bad) == len(pictures):
         raise WorkflowError(f"{source}: none of the {len(bad)} {folder.name} pictures can be decoded; {reasons[0]}.")
@@ -308,10 +306,18 @@ def save(
 
 
 def _decode_into(
-    target: Path, source: Path, shape: tuple[int, ...], task: tuple[int, Sequence[Picture]]
+    target: Path, offset: int, source: Path, shape: tuple[int, ...], first: int, pictures: Sequence[Picture]
 ) -> list[str | None]:
-    """Decode some pictures and write them into `target` at a position; of each, why it can't be decoded, or None."""
-    position, pictures = task
+    """Decode some pictures and write them into `target`; of each, why it can't be decoded, or None.
+
+    Args:
+        target: images.npy.
+        offset: where its images begin.
+        source: the folder that the pictures' paths start at.
+        shape: of an image.
+        first: the number of the first of these pictures.
+        pictures: some that follow each other.
+    """
     images, reasons = np.zeros((len(pictures), *shape), np.uint8), list[str | None]()
     for image, picture in zip(images, pictures, strict=True):
         try:
@@ -328,7 +334,7 @@ def _decode_into(
             reasons.append(None)
     # Not through a memory map: its pages would count as memory, and a full disk would kill the process.
     with target.open("r+b") as file:
-        file.seek(position)
+        file.seek(offset + first * images[0].nbytes)
         file.write(images.data)
     return reasons
 
@@ -344,30 +350,28 @@ def _keep(path: Path, indices: Any) -> None:
 
 
 def in_parallel(
-    function: Callable[[tuple[Any, Sequence[Picture]]], list[Result]],
-    tasks: Iterable[tuple[Any, Sequence[Picture]]],
-    count: int,
-    title: str,
+    function: Callable[[int, Sequence[Picture]], list[Result]], pictures: Sequence[Picture], title: str
 ) -> Iterator[Result]:
-    """The results of `function` for each of `count` pictures, in order, with a progress bar in a terminal.
+    """The results of `function` for each picture, in order, with a progress bar in a terminal.
 
-    `function` takes a tuple whose second part is some of the pictures; it runs in as many processes as there are
-    processors, or here where the pictures are few.
+    `function` takes the number of a picture, and CHUNK pictures from there on; it runs in as many processes as there
+    are processors, or here where the pictures are few.
     """
-    with tqdm(total=count, unit="picture", desc=title, leave=False, disable=not sys.stderr.isatty()) as bar:
-        if count <= ALONE:
-            results: Iterable[list[Result]] = map(function, tasks)
-            for chunk in results:
-                bar.update(len(chunk))
-                yield from chunk
+    starts = range(0, len(pictures), CHUNK)
+    chunks = (pictures[start : start + CHUNK] for start in starts)
+    with tqdm(total=len(pictures), unit="picture", desc=title, leave=False, disable=not sys.stderr.isatty()) as bar:
+        if len(pictures) <= ALONE:
+            for results in map(function, starts, chunks):
+                bar.update(len(results))
+                yield from results
             return
         # Spawned, because a fork of a process with threads, such as the bar's, can hang.
         context = multiprocessing.get_context("spawn")
         processes = ProcessPoolExecutor(min(os.cpu_count() or 1, 16), context, initializer=_prepare_process)
         try:
-            for chunk in processes.map(function, tasks):
-                bar.update(len(chunk))
-                yield from chunk
+            for results in processes.map(function, starts, chunks):
+                bar.update(len(results))
+                yield from results
         except BrokenProcessPool as error:
             raise WorkflowError("a process that decodes pictures was killed; is there enough memory?") from error
         finally:

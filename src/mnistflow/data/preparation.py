@@ -48,10 +48,10 @@ def load(content: bytes, shape: tuple[int, ...], prepare: str | None) -> tuple[n
     Raises:
         ValueError: the picture can't be decoded, or has no ink; a clause that says so, without the file's name.
     """
-    picture, (height, width) = decoding.opened(content)
     if prepare == "digit":
-        return digit(np.asarray(picture.convert("L")), (shape[0], shape[1]))
-    return decoding.fit(picture, shape), [] if (height, width) == shape[:2] else [f"resized from {width}x{height}"]
+        return digit(np.asarray(decoding.opened(content)[0].convert("L")), (shape[0], shape[1]))
+    image, (height, width) = decoding.decode_with_size(content, shape)
+    return image, [] if (height, width) == shape[:2] else [f"resized from {width}x{height}"]
 
 
 def digit(picture: Image2D, size: tuple[int, int]) -> tuple[Image2D, list[str]]:

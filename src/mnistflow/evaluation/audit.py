@@ -87,7 +87,7 @@ def verdict(audited: Mapping[str, Any]) -> str:
     images, disputes = audited["images"], len(audited["disputed"])
     accuracy = 1 - errors / images
     if not errors:
-        return f"No: {best} gives all {images:,} test images their label."
+        return f"{'No: ' * (disputes > 0)}{best} gives all {images:,} test images their label."
     if not disputes:
         return (
             "Nobody is known to have asked people about this test set, so its unreadable images can't be counted; "

@@ -55,7 +55,7 @@ def pairs(evaluations: Mapping[str, Predictions], baseline: str, selected: str) 
 
 
 def table(metrics: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any]) -> list[str]:
-    """The models' metrics and their comparison with the baseline, as lines of a table, and the verdict on the target.
+    """The models' metrics and their comparison with the baseline, as lines of a table, and whether the target is met.
 
     Args:
         metrics: of each model, by name.
@@ -73,9 +73,8 @@ def table(metrics: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any
             f"{'*' if name == selected else ' '} {name:{width}}  {values['parameters']:10,}  "
             f"{values['accuracy']:8.2%}  {interval:>16}  {values['errors']:6,}  {difference}".rstrip()
         )
-    verdict = "meets" if comparison["target_met"] else "misses"
-    target = comparison["target_accuracy"]
-    return [
-        *rows,
-        f"* the selected model: its {metrics[selected]['accuracy']:.2%} {verdict} the target of {target:.2%}",
-    ]
+    verdict = "* the selected model"
+    if target := comparison["target_accuracy"]:
+        met = "meets" if comparison["target_met"] else "misses"
+        verdict += f": its {metrics[selected]['accuracy']:.2%} {met} the target of {target:.2%}"
+    return [*rows, verdict]

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnistflow.core.files import EVALUATION, METRICS, MODELS, is_locked, md5
+from mnistflow.core.files import EVALUATION, METRICS, MODELS, ROBUSTNESS, is_locked, md5
 
 
 def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
             print(f"{folder}: deleted, because params.yaml has no such model; DVC's cache still has it")
         else:
             print(f"{folder}: ignored, because params.yaml has no such model and DVC did not make it; move it away")
-    for path in METRICS.glob("*.json"):
+    for path in [*METRICS.glob("*.json"), *ROBUSTNESS.glob("*")]:
         if path.stem not in (*names, *reserved):
             path.unlink()
 

@@ -31,6 +31,10 @@ class Predictions:
         """The indices of the misclassified images in the test set."""
         return np.flatnonzero(self.predictions != self.labels)
 
+    def most_confident_errors(self, most: int) -> npt.NDArray[np.intp]:
+        """The positions in `errors` of the first `most` of them, the most confident first."""
+        return np.argsort(-self.confidence[self.errors], kind="stable")[:most]
+
     @property
     def classes(self) -> list[str]:
         """A name per label."""
@@ -87,7 +91,7 @@ def read(folder: Path) -> Predictions:
         labels, predictions = table[:, 1].astype(np.uint16), table[:, 2].astype(np.uint16)
         images: Images = np.load(folder / "errors.npy", allow_pickle=False)
     except (ValueError, IndexError, EOFError) as error:
-        raise WorkflowError(f"{folder} is damaged ({error}); run `rm -r {folder} && dvc checkout {folder}`.") from error
+        raise WorkflowError(f"{folder} is damaged ({error}); run `rm -r {folder} && dvc checkout`.") from error
     return Predictions(labels, predictions, table[:, 3], images, read_json(folder / "report.json"))
 
 

@@ -347,7 +347,7 @@ def _write(ax: Axes, words: str) -> None:
 def _bars(ax: Axes, probabilities: Numbers, classes: Sequence[str]) -> None:
     """The probabilities of all classes, or of the BARS most probable ones."""
     order = np.arange(len(classes)) if len(classes) <= BARS else np.argsort(-probabilities, kind="stable")[:BARS]
-    names = np.array(drawable(classes, 12))[order]
+    names = np.array(drawable(classes, 90 // len(order)))[order]
     ax.bar(range(len(order)), probabilities[order], color=cells.RED, width=0.6)
     ax.set(ylim=(0, 1.2), yticks=[])
     ax.set_xticks(range(len(order)), names, size=13 if max(map(len, names)) < 4 else 9)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mnistflow.data.arrays import Images
+from mnistflow.evaluation.occlusion import Evidence
 from mnistflow.evaluation.predictions import Predictions
-from mnistflow.figures import cells
+from mnistflow.figures import cells, heat
 from mnistflow.figures.samples import draw_image
 from mnistflow.figures.style import drawable, new_figure
 from mnistflow.training.history import Epoch, best
@@ -81,7 +82,7 @@ def confusion(matrices: Mapping[str, npt.NDArray[Any]], classes: Sequence[str]) 
         ax.imshow(errors, cmap="Reds", norm=norm, interpolation="nearest")
         ax.set(xlabel="predicted", ylabel="actual", title=f"{name}: {int(errors.sum()):,} errors")
         if count <= COUNTS:
-            _draw_counts(ax, matrix, errors, size=7 if count <= 10 else 6)
+            _draw_counts(ax, matrix, errors, size=min(max(70 / count, 6), 14))
         else:
             ax.plot([-0.5, count - 0.5], [-0.5, count - 0.5], color="silver", lw=0.5)
             rows = [f"{names[a]} → {names[p]}: {times}" for a, p, times in largest_confusions(matrix, 8)]
@@ -157,7 +158,7 @@ def _gallery(parts: Mapping[str, Sequence[Tile]], columns: int, cell: float, *, 
 def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     """The misclassified images of the model `name`, the most confident first: label, prediction, its probability."""
     wrong, classes = predictions.errors, drawable(predictions.classes, 11)
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")[:most]
+    order = predictions.most_confident_errors(most)
 
     def tile(position: int) -> Tile:
         index = wrong[position]
@@ -169,6 +170,20 @@ def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     shown = f", the {len(order)} most confident of them" if len(order) < len(wrong) else ""
     title = f"{name}: {len(wrong):,} errors on {len(predictions.labels):,} test images{shown}"
     return _gallery({title: [tile(int(position)) for position in order]}, columns=10, cell=0.95)
+
+
+def looks(name: str, predictions: Predictions, evidence: Evidence) -> Figure:
+    """The model's most confident errors, each beside what in it speaks for the prediction and for the label."""
+    classes, order = drawable(predictions.classes, 11), predictions.most_confident_errors(len(evidence))
+
+    def tile(position: int, values: Evidence) -> Tile:
+        index = predictions.errors[position]
+        label, prediction = classes[predictions.labels[index]], classes[predictions.predictions[index]]
+        words = f"{label} → {prediction}, {predictions.confidence[index]:.0%}"
+        return Tile(heat.beside(predictions.error_images[position], values), words)
+
+    title = f"{name}, its {len(order)} most confident errors: red speaks for the prediction, blue for the label"
+    return _gallery({title: [tile(*each) for each in zip(order, evidence, strict=True)]}, columns=5, cell=2)
 
 
 def answers_sheet(images: Sequence[Images], words: Sequence[str], title: str) -> Figure:
@@ -216,5 +231,7 @@ def audit_sheet(audited: Mapping[str, Any], images: Mapping[int, Images], classe
     disputed += f"; {hidden} not shown, because no model gets them wrong" * (hidden > 0)
     wrong = f"{len(shared):,} {'more ' * bool(listed)}that all models get wrong"
     wrong += f", the first {SHARED} of them" * (len(shared) > SHARED)
+    if not audited["disputed"] and len(audited["models"]) > 1 and shared:
+        wrong += "; where they agree most surely, the label may be wrong: those come first"
     parts = {disputed: listed, wrong: shared[:SHARED]} if audited["disputed"] else {wrong: shared[:SHARED]}
     return _gallery({title: [tile(row) for row in rows] for title, rows in parts.items()}, 9, 1.3, bold=True)

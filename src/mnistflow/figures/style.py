@@ -4,6 +4,7 @@ No pyplot: it would look for a window system, remember every figure and triple t
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -59,17 +60,26 @@ def _fonts() -> list[tuple[str, frozenset[int]]]:
 
 
 def drawable(classes: Sequence[str], width: int) -> list[str]:
-    """The classes' names as a figure can show them: on one line, cut after `width` columns.
+    """The classes' names as a figure can show them: on one line, cut after `width` columns, each another.
 
-    A name with a character that no font here has becomes `class 3`, with its label, instead of a row of empty boxes.
+    Names that differ only behind the cut are cut in the middle instead. Where that does not tell them apart either, and
+    where a character is in no font here, a name becomes `class 3`, with its label.
     """
     known = frozenset[int]().union(*(characters for _, characters in _fonts()))
-    lines = (" ".join(name.split()) for name in classes)
-    names = (name if known >= set(map(ord, name)) else f"class {label}" for label, name in enumerate(lines))
-    return [shorten(name, width) for name in names]
+    labels = [f"class {label}" for label in range(len(classes))]
+    lines = [" ".join(name.split()) for name in classes]
+    lines = [line if known >= set(map(ord, line)) else label for line, label in zip(lines, labels, strict=True)]
+    names = [shorten(line, width) for line in lines]
+    for others in ([shorten(line, width, end=width // 2) for line in lines], labels):
+        count = Counter(names)
+        names = [other if count[name] > 1 else name for name, other in zip(names, others, strict=True)]
+    return names
 
 
-def shorten(name: str, width: int) -> str:
-    """The name, or its beginning and an ellipsis; letters of East Asian scripts are two columns wide."""
+def shorten(name: str, width: int, end: int = 0) -> str:
+    """The name, or its beginning, an ellipsis and its last `end` columns; East Asian letters are two columns wide."""
     columns = np.cumsum([2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name])
-    return name if not name or columns[-1] <= width else name[: int((columns < width).sum())].rstrip() + "…"
+    if not name or columns[-1] <= width:
+        return name
+    last = name[int((columns <= columns[-1] - end).sum()) :]
+    return name[: int((columns < width - end).sum())].rstrip() + "…" + last.lstrip()

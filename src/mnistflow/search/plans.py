@@ -133,15 +133,7 @@ def begin(
     choices = (objective, str(seeds), repr(halving), text)
     name = loop.fingerprint(f"{kind.replace(' ', '-')}-{model}", settings, *hashes, *choices)
     dataset, training = arrays.describe(), arrays.load(arrays.DATA / "training")
-    details = {
-        "model": model,
-        "settings": settings.model_dump(exclude_none=True),
-        "dataset": dataset.dataset,
-        "validation": dataset.validation,
-        "selected_on": "test" if dataset.validation == "test" else "validation",
-        "training_images": len(training.labels),
-        "training_sha256": hashes[0],
-    }
+    details = loop.describe(model, settings, dataset, training, hashes[0])
     title, tags = f"{kind} of {model}", {**SOURCE, "plan": name}
     with state.folder(name) as folder, runs.training(folder / runs.FILE, details, title, tags) as run:
         with store.session():

@@ -30,6 +30,7 @@ from mnistflow.search.space import Resources
 from mnistflow.search.trials import STATE
 from mnistflow.tracking import provenance
 from mnistflow.training import loop, state
+from mnistflow.training.backend import probabilities
 
 RESULTS = Path("bench/results")
 BOOK = "mnist"  # the book's data set: its studies have no prefix
@@ -79,7 +80,7 @@ def measure(plan: Plan, trial: Trial) -> Row:
         model, progress = loop.train(
             plan.model, settings, training, validation, classes, folder / STATE, lambda rows, seconds: None
         )
-    predictions = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1)
+    predictions = probabilities(model, test.images).argmax(axis=1)
     accuracy = float((predictions == test.labels).mean())
     return {"seed": settings.seed, "accuracy": accuracy, "epochs": len(progress.history)}
 

@@ -280,8 +280,9 @@ def log_evaluation(name: str, times: Mapping[str, float] | None = None) -> None:
     with store.session():
         runs = of_model(model_md5) or [_restore(trained, model_md5, dataset, example)]
         for index, run in enumerate(runs):
-            if "test/accuracy" not in run.data.metrics or (times and index == 0):
-                _log_evaluation(run, trained, evaluated, evaluation, times or {})
+            measured = times or {} if index == 0 else {}
+            if measured or "test/accuracy" not in run.data.metrics:
+                _log_evaluation(run, trained, evaluated, evaluation, measured)
 
 
 def _log_evaluation(
@@ -316,13 +317,14 @@ def predictions_of(run_id: str) -> predictions.Predictions:
     with tempfile.TemporaryDirectory() as folder:
         try:
             mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="evaluation", dst_path=folder)
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            return predictions.read(Path(folder, "evaluation"))
+        except (MlflowException, OSError, WorkflowError) as error:
+            # Without the advice of a WorkflowError, which is for the project's own outputs.
+            reason = " ".join(str(error).partition("; ")[0].split())[:200]
             raise WorkflowError(
                 f"MLflow's run {run_id} should hold its model's predictions of the test set, and does not ({reason}); "
                 "restore it, or delete the model version that was made from it."
             ) from error
-        return predictions.read(Path(folder, "evaluation"))
 
 
 def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example: Split) -> Run:

@@ -54,7 +54,10 @@ def session() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, ParseError, ImportError, OSError, sqlite3.Error) as error:
         reason = " ".join(str(error).split())
         if "Can't locate revision" in reason or "out-of-date database schema" in reason:
-            reason = f"another version of MLflow made it, and {version('mlflow')} is installed here"
+            reason = (
+                f"another version of MLflow than {version('mlflow')} made it; if that one was older, copy the record, "
+                f"then run `mlflow db upgrade {address()}`"
+            )
         raise TrackingError(
             f"the MLflow tracking store {without_password(address())} can't be used: "
             f"{without_password(reason)[:400]} (correct that, or set MLFLOW_TRACKING_URI to another store; "
@@ -107,11 +110,25 @@ def _check_server() -> None:
 
 
 def sqlite_file() -> Path | None:
-    """The file of a store in SQLite, relative to the project's folder; None for other stores."""
-    with suppress(SQLAlchemyError):
+    """The file of a store in SQLite, relative to the project's folder; None for other stores.
+
+    Raises:
+        TrackingError: it is in memory, where a record would be lost, or its address is an option of SQLite's, or the
+            address has a port that is no number.
+    """
+    try:
         url = make_url(address())
-        if url.get_backend_name() == "sqlite" and url.database:
+        if url.get_backend_name() == "sqlite":
+            if not url.database or url.database.startswith((":memory:", "file:")):
+                raise TrackingError(f"MLFLOW_TRACKING_URI is {address()}, which names no file; sqlite:///FILE does.")
             return Path(url.database)
+    except ValueError as error:  # its text may hold a part of the password
+        raise TrackingError(
+            f"the MLflow tracking store {without_password(address())} has a port that is no number; correct "
+            "MLFLOW_TRACKING_URI (in a password, %40 stands for @, %3A for : and %2F for /)."
+        ) from error
+    except SQLAlchemyError:  # not an address of a database
+        pass
     return None
 
 

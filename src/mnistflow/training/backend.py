@@ -22,9 +22,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnistflow.core.errors import WorkflowError
-from mnistflow.data.arrays import Images, Labels
+from mnistflow.data.arrays import Images, Labels, piece_size, take
 
 NAME = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 if NAME not in ("tensorflow", "jax") or find_spec(NAME) is None:
@@ -42,10 +43,10 @@ if NAME != "tensorflow":
     with suppress(ImportError):
         import tensorflow  # noqa: F401  # Keras would import it in the middle of a training
 
-__all__ = ["compile_options", "identity", "keras", "make_reproducible", "network", "pipeline"]
+__all__ = ["build", "compile_options", "identity", "keras", "make_reproducible", "network", "pipeline", "probabilities"]
 
 Batch = tuple[Images, Labels]
-GROUP = 10  # batches that are handed to TensorFlow at a time
+GROUP, GROUP_BYTES = 10, 16_000_000  # batches that are handed to TensorFlow at a time, and their images' bytes: at most
 # Variables that change the last bits of results.
 ROUNDING = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
@@ -53,6 +54,22 @@ ROUNDING = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"
 def network(name: str) -> ModuleType:
     """The module mnistflow.networks.NAME, whose `build(shape, classes)` gives the untrained network."""
     return import_module(f"mnistflow.networks.{name}")
+
+
+def build(name: str, shape: tuple[int, ...], classes: int) -> Any:
+    """The untrained network `name` for images of a shape.
+
+    Raises:
+        WorkflowError: it can't be built for them; mostly, they are too small for its layers.
+    """
+    try:
+        return network(name).build(shape, classes)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise WorkflowError(
+            f"the network {name} can't be built for images of {'x'.join(map(str, shape))}: {reason}; if they are too "
+            "small, remove the models that use it from params.yaml, or give the data set a larger `size`."
+        ) from error
 
 
 def make_reproducible(seed: int) -> None:
@@ -76,6 +93,13 @@ def compile_options() -> dict[str, Any]:
 def identity() -> str:
     """The backend, its version and the variables on which the last bits of results depend."""
     return " ".join([NAME, import_module(NAME).__version__, *(f"{key}={os.environ.get(key)}" for key in ROUNDING)])
+
+
+def probabilities(model: Any, images: Images) -> npt.NDArray[np.float32]:
+    """The model's probabilities (n, classes) for images, of which a part is in memory at a time."""
+    size = piece_size(images)
+    parts = (np.arange(start, min(start + size, len(images))) for start in range(0, len(images), size))
+    return np.concatenate([model.predict_on_batch(take(images, part)) for part in parts])
 
 
 @contextmanager
@@ -105,8 +129,8 @@ def pipeline(batches: Iterable[Batch], count: int, image_shape: tuple[int, ...])
 
     def groups() -> Iterator[Batch]:
         def group_and_size(item: tuple[int, Batch]) -> tuple[int, int]:
-            index, (_, labels) = item
-            return index // GROUP, len(labels)
+            index, (images, labels) = item
+            return index // max(1, min(GROUP, GROUP_BYTES // images.nbytes)), len(labels)
 
         for _, group in itertools.groupby(enumerate(watched()), group_and_size):
             images, labels = zip(*(batch for _, batch in group), strict=True)

@@ -44,10 +44,13 @@ def read(path: Path) -> list[Epoch]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [
+            rows = [
                 Epoch(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
                 for row in csv.DictReader(file)
             ]
+        if not rows:
+            raise ValueError("it has no epoch")
+        return rows
     except FileNotFoundError as error:
         raise WorkflowError(f"{path} is missing; `dvc repro` makes it.") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import ModelSettings
-from mnistflow.data.arrays import Split
+from mnistflow.data.arrays import Description, Split, piece_size, pieces
 from mnistflow.training import archive, history, state
 from mnistflow.training.augmentation import batches
-from mnistflow.training.backend import compile_options, identity, keras, make_reproducible, network, pipeline
+from mnistflow.training.backend import build, compile_options, identity, keras, make_reproducible, network, pipeline
 from mnistflow.training.history import Epoch
 from mnistflow.training.schedule import learning_rate
 from mnistflow.training.state import Progress
@@ -90,8 +90,9 @@ def train(
         )
     make_reproducible(settings.seed)
     shape = training.images.shape[1:]
-    model = network(settings.network).build(shape, classes)
+    model = build(settings.network, shape, classes)
     steps = math.ceil(len(training.labels) / settings.batch_size)
+    pieces_of_validation = math.ceil(len(validation.labels) / piece_size(validation.images))
     rate = learning_rate(settings, steps)
     model.compile(
         optimizer=OPTIMIZERS[settings.optimizer](rate, beta_2=settings.beta_2),
@@ -107,7 +108,8 @@ def train(
         watch = _Watch(name, epoch, steps, on_step)
         with pipeline(batches(training, settings, epoch), steps, shape) as data:
             logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
-        val_loss, val_accuracy = model.evaluate(*validation, batch_size=1000, verbose=0)
+        with pipeline(pieces(validation), pieces_of_validation, shape) as data:
+            val_loss, val_accuracy = model.evaluate(data, verbose=0)
         last_rate = float(rate(epoch * steps - 1) if callable(rate) else rate)
         if not math.isfinite(val_loss):
             raise Diverged(name, f"validation loss is {val_loss}", f"after epoch {epoch}", last_rate)
@@ -121,7 +123,7 @@ def train(
         state.save(state_file, model, progress)
         on_epoch(progress.history, seconds)
     # A fresh model: a compiled one would save its optimizer's state, which is not that of the best epoch.
-    best = network(settings.network).build(shape, classes)
+    best = build(settings.network, shape, classes)
     best.set_weights(progress.best_weights)
     return best, progress
 
@@ -184,6 +186,19 @@ def fingerprint(name: str, settings: ModelSettings, *data: str) -> str:
     for source in sorted(code):
         digest.update(source.read_bytes())
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def describe(name: str, settings: ModelSettings, dataset: Description, training: Split, sha256: str) -> dict[str, Any]:
+    """What training.json says of a training before it begins; `sha256` is the training images' hash."""
+    return {
+        "model": name,
+        "settings": settings.model_dump(exclude_none=True),
+        "dataset": dataset.dataset,
+        "validation": dataset.validation,
+        "selected_on": "test" if dataset.validation == "test" else "validation",
+        "training_images": len(training.labels),
+        "training_sha256": sha256,
+    }
 
 
 def write(folder: Path, details: dict[str, Any], model: Any, progress: Progress) -> None:

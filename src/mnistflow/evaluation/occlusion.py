@@ -1,0 +1,111 @@
+"""Where a model looks: which parts of a misclassified image speak for the prediction, and which for the label.
+
+Occlusion sensitivity (M. Zeiler and R. Fergus 2014, arXiv:1311.2901): a square is painted over at each place in turn,
+and the answer is watched. It asks the model for answers alone, so it works for every network.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mnistflow.core.errors import WorkflowError
+from mnistflow.data.arrays import Images, Labels
+from mnistflow.evaluation import predictions
+from mnistflow.evaluation.background import background
+from mnistflow.evaluation.predictions import Predictions
+
+Evidence = npt.NDArray[np.float32]  # (n, height, width), in nats
+Predict = Callable[[Images], npt.NDArray[np.float32]]  # images -> probabilities (n, classes)
+
+FILE = "occlusion.npy"
+MOST = 20  # images: the most confident errors
+SIDE = 0.2  # of the square, as a share of the image's shorter side
+LEAST = 1e-7  # a probability below counts as this one, as in the loss
+PIXELS = 2**23  # in one call of the model: what is in memory at a time
+
+
+def of_errors(predict: Predict, evaluation: Predictions) -> Evidence:
+    """The `evidence` in the MOST most confident errors of an evaluation, the surest first."""
+    positions = evaluation.most_confident_errors(MOST)
+    indices = evaluation.errors[positions]
+    labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
+    return evidence(predict, evaluation.error_images[positions], labels, predictions)
+
+
+def evidence(predict: Predict, images: Images, labels: Labels, predictions: Labels) -> Evidence:
+    """What each pixel of misclassified images adds to the log-odds of the prediction against the label.
+
+    Where it is positive, the pixels speak for the prediction, because without them it loses to the label; where it is
+    negative, they speak for the label. The value of a pixel is the mean of all squares that cover it.
+    """
+    length, step = square(images.shape[1:3])
+    height, width = images.shape[1:3]
+    places = [
+        (slice(max(top, 0), top + length), slice(max(left, 0), left + length))
+        for top in range(step - length, height, step)
+        for left in range(step - length, width, step)
+    ]
+    result = np.zeros((len(images), height, width), np.float32)
+    together = max(1, PIXELS // (len(places) * images[0].size)) if len(images) else 1
+    for start in range(0, len(images), together):
+        part = slice(start, start + together)
+        changes = _changes(predict, images[part], labels[part], predictions[part], places)
+        result[part] = _means(changes, places, (height, width))
+    return result
+
+
+def square(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The side of the square that is painted over, and the step from one place to the next, in pixels."""
+    length = max(1, round(SIDE * min(shape)))
+    return length, max(1, length // 3)
+
+
+Place = tuple[slice, slice]
+
+
+def _changes(
+    predict: Predict, images: Images, labels: Labels, predictions: Labels, places: list[Place]
+) -> npt.NDArray[np.float32]:
+    """By how much the log-odds fall when a square at each of the places is painted over: (n, places)."""
+    colours = images.reshape(*images.shape[:3], -1)
+    behind = np.rint(background(colours)).astype(np.uint8)
+    painted = np.repeat(colours[:, np.newaxis], 1 + len(places), axis=1)  # the first stays as it is
+    for index, (rows, columns) in enumerate(places, start=1):
+        painted[:, index, rows, columns] = behind
+    probabilities = predict(painted.reshape(-1, *images.shape[1:])).reshape(len(images), 1 + len(places), -1)
+    logarithms = np.log(probabilities.clip(min=LEAST))
+    each = np.arange(len(images))
+    odds = logarithms[each, :, predictions] - logarithms[each, :, labels]
+    return np.asarray(odds[:, :1] - odds[:, 1:])
+
+
+def _means(changes: npt.NDArray[np.float32], places: list[Place], shape: tuple[int, int]) -> Evidence:
+    """For each pixel, the mean of the changes at the places that cover it: (n, height, width)."""
+    sums, covers = np.zeros((len(changes), *shape), np.float32), np.zeros(shape, np.float32)
+    for change, (rows, columns) in zip(changes.T, places, strict=True):
+        sums[:, rows, columns] += change[:, np.newaxis, np.newaxis]
+        covers[rows, columns] += 1
+    return sums / covers
+
+
+def write(folder: Path, predict: Predict) -> None:
+    """Write the evidence in the most confident errors of the evaluation in a folder."""
+    np.save(folder / FILE, of_errors(predict, predictions.read(folder)))
+
+
+def read(folder: Path) -> Evidence:
+    """The evidence in the most confident errors of an evaluation, the surest first.
+
+    Raises:
+        WorkflowError: the file is missing or damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise WorkflowError(f"{path} is missing; `dvc repro` makes it.")
+    try:
+        values: Evidence = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise WorkflowError(f"{path} is damaged ({error}); run `rm {path} && dvc checkout {path}`.") from error
+    return values

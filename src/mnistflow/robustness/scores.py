@@ -1,0 +1,110 @@
+"""A model's accuracy on corrupted test images, and its files in metrics/robustness/.
+
+MODEL.json has one number, the mean over all corruptions: the gate and the tables of experiments read it. MODEL.csv has
+each accuracy.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import ROBUSTNESS
+from mnistflow.data import arrays
+from mnistflow.data.arrays import Images, Split
+from mnistflow.robustness.corruptions import FAMILIES, SEED, corrupted
+
+Predict = Callable[[Images], npt.NDArray[np.float32]]  # images -> probabilities (n, classes)
+
+IMAGES = 2500  # of the test set: all of MNIST's 10,000 would take two minutes for three models, these take one
+PIXELS = 2**22  # that are corrupted at a time
+COLUMNS = ("corruption", "level", "setting", "images", "accuracy")
+CLEAN = "none"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies on the same test images: as they are, and by family at level 1, 2 and 3."""
+
+    images: int
+    clean: float
+    families: dict[str, list[float]]
+
+    @property
+    def mean(self) -> float:
+        """The mean over all families and levels."""
+        return float(np.mean(list(self.families.values())))
+
+
+def subset(count: int) -> npt.NDArray[np.intp]:
+    """The indices of the test images that are used, the same ones each time: all, or IMAGES of them."""
+    return np.sort(np.random.default_rng(SEED).permutation(count)[:IMAGES])
+
+
+def measure(predict: Predict, test: Split) -> Scores:
+    """Corrupt the test images in every way, and count how many are classified correctly."""
+    chosen = subset(len(test.labels))
+    images, labels = arrays.take(test.images, chosen), test.labels[chosen]
+    size = max(1, PIXELS // images[0].size)
+    parts = [slice(start, start + size) for start in range(0, len(labels), size)]
+
+    def accuracy(change: Callable[[int, Images], Images]) -> float:
+        right = [
+            predict(change(number, images[part])).argmax(axis=1) == labels[part] for number, part in enumerate(parts)
+        ]
+        return float(np.concatenate(right).mean())
+
+    families = {
+        family: [
+            accuracy(lambda part, images, family=family, level=level: corrupted(images, family, level, part))  # type: ignore[misc]
+            for level in (1, 2, 3)
+        ]
+        for family in FAMILIES
+    }
+    return Scores(len(labels), accuracy(lambda _, images: images), families)
+
+
+def write(name: str, scores: Scores, folder: Path = ROBUSTNESS) -> None:
+    """Write a model's two files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"robustness": scores.mean}, indent=2)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerow([CLEAN, 0, "as they are", scores.images, scores.clean])
+        for family, accuracies in scores.families.items():
+            for level, (setting, value) in enumerate(
+                zip(FAMILIES[family].settings(), accuracies, strict=True), start=1
+            ):
+                table.writerow([family, level, setting, scores.images, value])
+
+
+def read(name: str, folder: Path = ROBUSTNESS) -> Scores:
+    """A model's scores.
+
+    Raises:
+        WorkflowError: the file is missing or damaged.
+    """
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        raise WorkflowError(f"{path} is missing; `dvc repro` makes it.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            clean, *rows = list(csv.DictReader(file))
+        families: dict[str, list[float]] = {}
+        for row in rows:
+            families.setdefault(row["corruption"], []).append(float(row["accuracy"]))
+        return Scores(int(clean["images"]), float(clean["accuracy"]), families)
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkflowError(f"{path} is damaged ({error!r}); delete it and run `dvc repro`.") from error
+
+
+def read_all(names: Sequence[str], folder: Path = ROBUSTNESS) -> dict[str, Scores]:
+    """The scores of several models, by name."""
+    return {name: read(name, folder) for name in names}
