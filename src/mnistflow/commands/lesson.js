@@ -460,12 +460,12 @@ function showEntropy() {
   image.append(draw("text", { x: (left + right) / 2, y: 696 }, ...words("p, the probability of the right class", "p: 정답 클래스의 확률")));
   const places = Array.from({ length: 200 }, (_, i) => Math.exp(-top) + ((1 - Math.exp(-top)) * i) / 199);
   image.append(draw("polyline", { class: "curve", points: places.map((p) => `${x(p)},${y(-Math.log(p))}`).join(" ") }));
-  const examples = [[0.99, "right and sure", "정답, 확신함", -70], [0.5, "unsure", "자신 없음", -60], [0.02, "wrong and sure", "오답, 확신함", 0]];
-  for (const [p, en, ko, up] of examples) {
+  const examples = [[0.99, "right and sure", "정답, 확신함", "end", 0, NARROW ? -38 : -66], [0.5, "unsure", "자신 없음", "start", 24, -28], [0.02, "wrong and sure", "오답, 확신함", "start", 30, 0]];
+  for (const [p, en, ko, anchor, right, up] of examples) {
     const loss = -Math.log(p);
     image.append(draw("circle", { class: "dot", cx: x(p), cy: y(loss), r: 13 }));
-    const text = draw("text", { class: "loud", x: x(p) + (p < 0.1 ? 30 : 0), y: y(loss) + up, "font-size": 28 }, ...words(`${en}: ${loss.toFixed(2)}`, `${ko}: ${loss.toFixed(2)}`));
-    text.style.textAnchor = p < 0.1 ? "start" : p > 0.9 ? "end" : "middle";
+    const text = draw("text", { class: "loud", x: x(p) + right, y: y(loss) + up, "font-size": 28 }, ...words(`${en}: ${loss.toFixed(2)}`, `${ko}: ${loss.toFixed(2)}`));
+    text.style.textAnchor = anchor;
     image.append(text);
   }
   put("entropy-figure", image);
