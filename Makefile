@@ -75,6 +75,10 @@ export: .venv/export ## the selected model as ONNX and LiteRT in export/, each c
 draw: .venv/ready ## a page to draw on, draw.html: what the selected model sees, layer by layer (MODEL=compact: that one)
 	@$(RUN) mnistflow.commands.draw '$(MODEL)'
 
+.PHONY: lesson
+lesson: .venv/ready ## the chapter as a lesson, lesson.html: one idea a screen, in English and Korean, for a projector or alone
+	@$(RUN) mnistflow.commands.lesson
+
 .PHONY: ui
 ui: .venv/ready ## the MLflow record in a browser, on http://127.0.0.1:5000
 	@$(RUN) mnistflow.tracking.ui $(or $(PORT),5000)
@@ -151,7 +155,7 @@ server: .venv/cluster ## a team's record: MLflow with PostgreSQL behind it, on h
 
 .PHONY: clean
 clean: ## delete outputs; DVC's cache and the MLflow record stay, so that `make repro` brings them back without training
-	rm -rf data models evaluation inside ci export sweep dvc_plots report.html draw.html .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data models evaluation inside ci export sweep dvc_plots report.html draw.html lesson.html .mypy_cache .pytest_cache .ruff_cache
 	find src stages tests bench -name __pycache__ -type d -exec rm -rf {} +
 	@echo "Next: make repro brings the outputs back from DVC's cache"
 

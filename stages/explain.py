@@ -38,7 +38,15 @@ def main() -> None:
     pictures = lesson.pictures(image, label, activations, classes, first, last_pooling(activations, sizes))
     for picture in pictures:
         style.save(files.INSIDE / picture.file, picture.figure)
-    captions = [{"file": each.file, "title": each.title, "caption": each.caption} for each in pictures]
+    captions = [
+        {
+            "file": each.file,
+            "title": each.title.en,
+            "caption": each.caption.en,
+            "ko": {"title": each.title.ko, "caption": each.caption.ko},
+        }
+        for each in pictures
+    ]
     text = json.dumps(captions, indent=2, ensure_ascii=False)
     (files.INSIDE / "captions.json").write_text(text + "\n", encoding="utf-8")
     # Copied: the same figure saved again differs, because its layout begins where it was.

@@ -48,7 +48,7 @@ def main() -> None:
     files.OVERVIEW.mkdir(exist_ok=True)
     (files.OVERVIEW / "overview.txt").write_text(overview, encoding="utf-8")
     image, label = np.asarray(training.images[0]), style.drawable(classes, 30)[training.labels[0]]
-    style.save(files.OVERVIEW / "digit.png", samples.digit(image, f"the first training image, class {label}"))
+    style.save(files.OVERVIEW / "digit.png", samples.digit(image, label))
     shown = samples.samples(training.images, training.labels, classes)
     style.save(files.OVERVIEW / "samples.png", shown)
 

@@ -1,6 +1,7 @@
 """The lesson's pictures are true: their numbers are those that arithmetic and Keras give, for any network."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,7 @@ def image(*shape: int) -> Any:
 
 
 def test_the_example_can_be_checked_by_hand() -> None:
-    assert EXAMPLE.tolist() == [[1, 4, 1], [3, 3, -2], [4, 0, -4]]
+    assert EXAMPLE.tolist() == [[0, 2, 3, -1], [1, 4, 0, -4], [3, 3, -3, -3], [4, -1, -3, -1]]
 
 
 def test_a_convolution_is_that_of_keras() -> None:
@@ -82,9 +83,9 @@ def test_the_marked_maxima_are_those_that_keras_passes_on(size: int) -> None:
 def test_every_product_and_sum_is_shown() -> None:
     figure = lesson.convolution_example(lesson.PICTURE, lesson.KERNEL).figure
     sums = [(ax.get_xlabel(), ax.get_title()) for ax in figure.axes if ax.get_xlabel()]
-    assert len(sums) == 9
-    assert sums[1] == ("0·(−1) + 2·1 + 1·(−1) + 3·1", "= 4")
-    assert sums[8] == ("3·(−1) + 1·1 + 2·(−1) + 0·1", "= −4")
+    assert len(sums) == 16
+    assert sums[5] == ("0·(−1) + 2·1 + 1·(−1) + 3·1", "= 4")
+    assert sums[15] == ("1·(−1) + 0·1 + 0·(−1) + 0·1", "= −1")
     for products, total in sums:
         assert eval(products.replace("·", "*").replace("−", "-")) == int(total[2:].replace("−", "-"))
 
@@ -92,13 +93,24 @@ def test_every_product_and_sum_is_shown() -> None:
 def test_the_pooling_example_is_that_of_keras() -> None:
     from mnistflow.training.backend import keras
 
-    tiles, largest = lesson.pooling_example(EXAMPLE).figure.axes
-    assert texts(tiles) == ["1", "4", "1", "3", "3", "−2", "4", "0", "−4"]
-    assert [text.get_text() for text in tiles.texts if text.get_weight() == "bold"] == ["4", "1", "4", "−4"]
-    assert texts(largest) == ["4", "1", "4", "−4"]
-    same = keras.layers.MaxPooling2D(2, padding="same")
-    result = np.asarray(same(EXAMPLE.astype(np.float32)[np.newaxis, ..., np.newaxis]))
-    assert result.ravel().tolist() == [4, 1, 4, -4]
+    values = np.maximum(EXAMPLE, 0)
+    tiles, largest, mean = lesson.pooling_example(values).figure.axes
+    assert texts(tiles) == [str(value) for value in values.ravel()]
+    assert [text.get_text() for text in tiles.texts if text.get_weight() == "bold"] == ["3", "4", "0", "4"]
+    assert texts(largest) == ["4", "3", "4", "0"]
+    assert texts(mean) == ["1.75", "0.75", "2.5", "0"]
+    image = values.astype(np.float32)[np.newaxis, ..., np.newaxis]
+    for kind, expected in (
+        (keras.layers.MaxPooling2D, [4, 3, 4, 0]),
+        (keras.layers.AveragePooling2D, [1.75, 0.75, 2.5, 0]),
+    ):
+        assert np.asarray(kind(2)(image)).ravel().tolist() == expected
+
+
+def test_relu_before_max_pooling_gives_what_it_gives_after_it() -> None:
+    before, after = lesson.tile_maxima(np.maximum(EXAMPLE, 0), 2), np.maximum(lesson.tile_maxima(EXAMPLE, 2), 0)
+    assert before.tolist() == after.tolist() != lesson.tile_maxima(EXAMPLE, 2).tolist()
+    assert (lesson.tile_means(np.maximum(EXAMPLE, 0), 2) != np.maximum(lesson.tile_means(EXAMPLE, 2), 0)).any()
 
 
 @pytest.mark.parametrize(("shape", "side"), [((28, 28), 10), ((40, 30, 3), 8), ((6, 9), 10)])
@@ -121,8 +133,8 @@ def test_every_kernel_has_its_map() -> None:
     np.testing.assert_array_equal(shown[6], kernels[..., 0, 3])
     np.testing.assert_array_equal(shown[7], maps[..., 3])
     assert picture.figure.axes[0].images[0].norm(0.0) == 0.5  # white is zero
-    assert picture.caption.startswith("The 11 kernels")
-    assert "channels" not in picture.caption
+    assert picture.caption.en.startswith("The 11 kernels")
+    assert "channels" not in picture.caption.en
 
 
 def test_kernels_of_colour_and_in_number_are_told_in_the_caption() -> None:
@@ -131,9 +143,9 @@ def test_kernels_of_colour_and_in_number_are_told_in_the_caption() -> None:
     picture = lesson.learned_kernels(kernels, maps)
     assert len(picture.figure.axes) == 64
     np.testing.assert_array_equal(picture.figure.axes[0].images[0].get_array(), kernels[:, :, 0, 0])
-    assert picture.caption.startswith("The first 32 of the 40 kernels")
-    assert "each of the 3 channels" in picture.caption
-    assert "An empty map" in picture.caption
+    assert picture.caption.en.startswith("The first 32 of the 40 kernels")
+    assert "each of the 3 channels" in picture.caption.en
+    assert "An empty map" in picture.caption.en
 
 
 def test_layers_that_change_nothing_are_left_out_and_maps_keep_their_columns() -> None:
@@ -142,11 +154,11 @@ def test_layers_that_change_nothing_are_left_out_and_maps_keep_their_columns() -
     axes = picture.figure.axes
     headings = [words[0].splitlines() for ax in axes if (words := texts(ax))]
     assert [heading for heading in headings if heading[0] in outputs] == [
-        ["scale", "28 x 28"],
-        ["conv1", "26 x 26", "3 maps"],
-        ["conv2", "24 x 24", "12 maps"],
-        ["pool", "12 x 12", "12 maps"],
-        ["relu2", "12 x 12", "12 maps"],
+        ["scale", "28 × 28"],
+        ["conv1", "26 × 26 × 3"],
+        ["conv2", "24 × 24 × 12"],
+        ["pool", "12 × 12 × 12"],
+        ["relu2", "12 × 12 × 12"],
         ["probabilities", "10"],
     ]
     shown = [ax.images[0].get_array() for ax in axes if ax.images]
@@ -155,14 +167,14 @@ def test_layers_that_change_nothing_are_left_out_and_maps_keep_their_columns() -
         np.testing.assert_array_equal(shown[index], outputs[name][..., best])
     (bars,) = (ax for ax in axes if len(texts(ax)) == 10)
     assert texts(bars) == ["0.0%"] * 4 + ["100.0%"] + ["0.0%"] * 5
-    assert "the blue is gone" in picture.caption
-    assert "10 probabilities" in picture.caption
+    assert "the blue is gone" in picture.caption.en
+    assert "10 probabilities" in picture.caption.en
 
 
 def test_a_dense_network_s_caption_speaks_of_no_maps() -> None:
     outputs = {"scale": RANDOM.random((28, 28)), "hidden": RANDOM.random(512), "probabilities": np.full(3, 1 / 3)}
     picture = lesson.layer_outputs(image(28, 28), outputs, list("abc"))
-    assert "map" not in picture.caption
+    assert "map" not in picture.caption.en
     assert not any("map" in word for ax in picture.figure.axes for word in texts(ax))
 
 
@@ -172,7 +184,7 @@ def test_the_most_probable_of_many_classes_are_shown() -> None:
     picture = lesson.layer_outputs(image(28, 28), outputs, [f"n{label}" for label in range(100)])
     ticks = [text.get_text() for text in picture.figure.axes[-1].get_xticklabels()]
     assert ticks == [f"n{label}" for label in range(99, 87, -1)]
-    assert picture.caption.endswith("100 probabilities that add up to 1. The 12 largest are shown.")
+    assert picture.caption.en.endswith("100 probabilities that add up to 1. The 12 largest are shown.")
 
 
 @pytest.mark.parametrize("peak", [(0, 0), (11, 23), (23, 12)])
@@ -197,7 +209,7 @@ def test_pooling_of_any_size_can_be_drawn(shape: tuple[int, int], size: int, tmp
     before = RANDOM.normal(size=(*shape, 4))
     picture = lesson.pooled_map(before, lesson.tile_maxima(before, size), Pooling("a", "b", size))
     style.save(tmp_path / picture.file, picture.figure)
-    assert f"each {size} x {size} tile" in picture.caption
+    assert f"each {size} × {size} tile" in picture.caption.en
 
 
 def test_numbers_have_a_short_form() -> None:
@@ -215,8 +227,11 @@ def test_every_picture_is_the_same_bytes_again_and_has_a_caption(tmp_path: Path)
             style.save(tmp_path / folder / picture.file, picture.figure)
     assert [picture.file for picture in pictures] == ALL
     for picture in pictures:
-        assert picture.title
-        assert len(picture.caption) > 80
+        assert all(picture.title)
+        assert len(picture.caption.en) > 80
+        assert re.search("[가-힣]", picture.caption.ko)
+        # A machine may have no font for Korean, and one picture serves both languages.
+        assert picture.figure.get_suptitle() == ""
         assert (tmp_path / "once" / picture.file).read_bytes() == (tmp_path / "again" / picture.file).read_bytes()
 
 
@@ -237,7 +252,9 @@ def explain(network: Any, shape: tuple[int, ...], classes: list[str], monkeypatc
 
     stage.main()
     assert Path("plots/layers.png").read_bytes() == Path("inside/layers.png").read_bytes()
-    named = [row["file"] for row in json.loads(Path("inside/captions.json").read_text())]
+    captions = json.loads(Path("inside/captions.json").read_text(encoding="utf-8"))
+    assert all(row["title"] and row["caption"] and row["ko"]["title"] and row["ko"]["caption"] for row in captions)
+    named = [row["file"] for row in captions]
     assert sorted(named) == sorted(path.name for path in Path("inside").glob("*.png"))
     return named
 

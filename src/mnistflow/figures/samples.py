@@ -1,4 +1,4 @@
-"""Images of a data set -> figures."""
+"""Images of a data set -> figures, in which stand numbers and names of classes alone, as in the lesson's pictures."""
 
 from collections.abc import Sequence
 
@@ -34,8 +34,6 @@ def digit(image: Images, title: str) -> Figure:
     figure = new_figure(scale * width + 0.6, scale * height + 0.6)
     ax = figure.add_subplot()
     cells.pixels(ax, part, size=min(14, scale * (18.5 if channels == 1 else 15)))
-    if part.shape != image.shape:
-        title += f": rows {rows.start} to {rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
     ax.set_title(title)
     ax.set_xticks(range(0, width, 4), map(str, range(columns.start, columns.stop, 4)))
     ax.set_yticks(range(0, height, 4), map(str, range(rows.start, rows.stop, 4)))
@@ -54,7 +52,7 @@ def samples(images: Images, labels: Labels, classes: Sequence[str], most: int = 
     ax = figure.add_axes((0, 0, 1, 1))
     ax.axis("off")
     if top:
-        ax.text(0.15, 0.2, f"the first {shown} of {len(classes):,} classes", size=12, va="center")
+        ax.text(0.15, 0.2, f"1–{shown} / {len(classes):,}", size=12, va="center")
     for label, name in enumerate(names):
         block, row = divmod(label, rows)
         x, y = block * width + margin, top + row * cell
