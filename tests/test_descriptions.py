@@ -73,7 +73,7 @@ def test_changes_that_were_not_committed_are_named() -> None:
 
 def test_a_version_says_what_it_takes_and_gives() -> None:
     text = descriptions.model_version("cnn", TEST, "mnist", (28, 28), list("0123456789"))
-    assert "Takes raw 0-255 pixels, (n, 28, 28); 0 is background and 255 is ink." in text
+    assert "Takes raw 0-255 pixels, (n, 28, 28); 0 is background and 255 is ink; or pictures in base64." in text
     assert "10 probabilities" in text
     assert descriptions.SERVE in text
     colour = descriptions.model_version("cnn", TEST, "birds", (32, 32, 3), [f"bird {number}" for number in range(40)])

@@ -63,7 +63,7 @@ def test_every_output_is_there_and_no_other_file(repro: Project) -> None:
     expected |= {f"metrics/{name}.json" for name in (*MODELS, "selected", "comparison", "audit")}
     expected |= {f"metrics/robustness/{model}.{kind}" for model in MODELS for kind in ("csv", "json")}
     figures = ("loss", "confusion", "errors", "audit", "occlusion", "robustness", "layers")
-    expected |= {f"plots/{name}.png" for name in figures}
+    expected |= {"plots/loss.csv"} | {f"plots/{name}.png" for name in figures}
     pictures = [picture["file"] for picture in read_json(repro, "inside/captions.json")]
     expected |= {"inside/captions.json"} | {f"inside/{name}" for name in pictures}
     assert {path for path in repro.outputs() if not path.endswith(".gitignore")} == expected
