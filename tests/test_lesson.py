@@ -263,7 +263,7 @@ def explain(network: Any, shape: tuple[int, ...], classes: list[str], monkeypatc
     ("name", "shape", "expected"),
     [
         ("cnn", (28, 28), ALL),
-        ("compact", (20, 26, 3), ALL),
+        pytest.param("compact", (20, 26, 3), ALL, marks=pytest.mark.slow),
         ("dense", (7, 5, 3), [file for file in ALL if file not in ("kernels.png", "pooled.png")]),
     ],
 )

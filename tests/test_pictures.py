@@ -338,6 +338,7 @@ def test_what_is_no_picture_is_named_and_counted(
     assert catalog.load("in").count == 10
 
 
+@pytest.mark.slow
 def test_thousands_of_classes(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path / "in", {f"class {index}": 3 for index in range(1500)}, size=(2, 2))
     dataset.main(tmp_path / "in", NOTHING)
@@ -400,6 +401,7 @@ def test_a_full_disk_leaves_nothing_behind(project: Path, tmp_path: Path, monkey
     assert content(project) == before
 
 
+@pytest.mark.slow
 def test_a_killed_import_leaves_nothing_that_counts(project: Path, tmp_path: Path) -> None:
     """Killed in the middle; its processes end too, and the next import works."""
     fill(tmp_path / "in", {"a": 900, "b": 900}, size=(300, 300))

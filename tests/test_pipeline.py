@@ -270,4 +270,5 @@ def test_no_model_is_named_in_code() -> None:
         path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja") and path.parent.name != "networks"
     ]
     named = {(str(path.relative_to(HERE)), word) for path in paths for word in words(path) if word in models}
-    assert named <= {("src/mnistflow/commands/draw.py", "dense")}  # Keras' layer Dense
+    pages = {("src/mnistflow/commands/draw.py", "dense"), ("src/mnistflow/commands/lesson.py", "dense")}
+    assert named <= pages  # Keras' layer Dense

@@ -19,6 +19,7 @@ from mnistflow.training.history import Epoch
 from mnistflow.training.schedule import OneCycle
 from mnistflow.training.state import Progress
 
+SLOW = pytest.mark.slow  # of its fast tests, the small networks are enough
 SETTINGS = ModelSettings(
     network="compact",
     seed=1,
@@ -51,7 +52,7 @@ def train(
     return loop.train(name, settings, *tiny, 10, state, on_epoch)
 
 
-@pytest.mark.parametrize("name", ["dense", "cnn", "compact"])
+@pytest.mark.parametrize("name", ["dense", pytest.param("cnn", marks=SLOW), "compact"])
 def test_loss_falls(tiny: Tiny, tmp_path: Path, name: str) -> None:
     _, progress = train(tiny, tmp_path / "state.npz", name)
     losses = [epoch.loss for epoch in progress.history]
@@ -59,7 +60,7 @@ def test_loss_falls(tiny: Tiny, tmp_path: Path, name: str) -> None:
     assert progress.history[-1].val_accuracy > 0.5
 
 
-@pytest.mark.parametrize("name", ["cnn", "compact"])
+@pytest.mark.parametrize("name", [pytest.param("cnn", marks=SLOW), "compact"])
 def test_an_interrupted_training_ends_in_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
     undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name, epochs=3)
     state = tmp_path / "state.npz"
