@@ -1,15 +1,23 @@
 """The networks are the ones that are promised, and their files are the same every time."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mnistflow import networks
 from mnistflow.core import params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.training import archive
 from mnistflow.training.backend import build, keras, make_reproducible, network
 
+# A network without softmax.
+LOGITS = """
+from keras import Sequential, layers
+def build(shape, classes):
+    return Sequential([layers.Input(shape), layers.Flatten(), layers.Dense({units})])
+"""
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 
 
@@ -88,3 +96,22 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(WorkflowError, match=r"model\.keras is damaged"):
             archive.load(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", "has no attribute 'build'"),
+        ("def build(shape, classes):\n    return None\n", "gives no Keras model"),
+        (LOGITS.format(units="classes"), "probabilities that add up to 1"),
+        (LOGITS.format(units="3"), "last layer gives 10 probabilities"),
+    ],
+)
+def test_a_network_that_gives_no_probabilities_is_one_sentence(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong.py").write_text(code)
+    monkeypatch.setattr(networks, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "mnistflow.networks.wrong", raising=False)
+    with pytest.raises(WorkflowError, match=reason):
+        build("wrong", (28, 28), 10)

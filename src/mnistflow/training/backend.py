@@ -13,6 +13,7 @@ Threads are TensorFlow's own choice: as many as the process may use processors.
 """
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,16 +61,27 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> Any:
     """The untrained network `name` for images of a shape.
 
     Raises:
-        WorkflowError: it can't be built for them; mostly, they are too small for its layers.
+        WorkflowError: it can't be built for them, mostly because they are too small for its layers; or what is built is
+            no Keras model that gives a probability for each class.
     """
     try:
-        return network(name).build(shape, classes)
+        model = network(name).build(shape, classes)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise WorkflowError(
             f"the network {name} can't be built for images of {'x'.join(map(str, shape))}: {reason}; if they are too "
             "small, remove the models that use it from params.yaml, or give the data set a larger `size`."
         ) from error
+    except AttributeError as error:
+        raise WorkflowError(f"src/mnistflow/networks/{name}.py: {error}.") from error
+    image = np.arange(math.prod(shape)).reshape(1, *shape).astype(np.uint8)
+    output = keras.ops.convert_to_numpy(model(image)) if isinstance(model, keras.Model) else np.zeros(0)
+    if output.shape != (1, classes) or not np.isclose(output.sum(), 1, atol=1e-3):
+        raise WorkflowError(
+            f"src/mnistflow/networks/{name}.py: `build` gives no Keras model whose last layer gives {classes} "
+            "probabilities that add up to 1, as Dense(classes, activation='softmax') does."
+        )
+    return model
 
 
 def make_reproducible(seed: int) -> None:
