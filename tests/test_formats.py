@@ -195,8 +195,9 @@ def test_a_target_is_that_of_one_data_set(tmp_path: Path, monkeypatch: pytest.Mo
         shutil.copy(name, tmp_path)
     (tmp_path / ".cache").mkdir()
     monkeypatch.chdir(tmp_path)
+    own = Path("params.yaml").read_text()
     for name, target in (("digits", 0.9), ("kmnist", 0)):
-        repro.choose(name)
+        Path("params.yaml").write_text(repro.with_dataset(own, name))
         settings = params.load()
         assert (settings.fetch.dataset, settings.evaluate.target_accuracy) == (name, target)
 

@@ -43,9 +43,13 @@ def write_model(name: str, images: int = 30) -> None:
     Path("metrics", f"{name}.json").write_text(json.dumps(values))
 
 
-def lock(*paths: str) -> None:
-    """Write a dvc.lock that lists these files with their present hashes."""
-    Path("dvc.lock").write_text("".join(f"    - path: {path}\n      md5: {md5(Path(path))}\n" for path in paths))
+def put_into_cache(*paths: str) -> None:
+    """Put these files into DVC's cache."""
+    for path in paths:
+        digest = md5(Path(path))
+        copy = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +68,7 @@ def content() -> dict[str, bytes]:
 def test_what_dvc_has_is_deleted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     for name in RESERVED:
         Path("metrics", f"{name}.json").write_text("{}")
-    lock("models/old/model.keras", "evaluation/old/report.json")
+    put_into_cache("models/old/model.keras", "evaluation/old/report.json")
     before = content()
     leftovers.clean(MODELS, RESERVED)
     assert capsys.readouterr().out.splitlines() == [
@@ -74,9 +78,9 @@ def test_what_dvc_has_is_deleted_and_said(capsys: pytest.CaptureFixture[str]) ->
     assert content() == {path: data for path, data in before.items() if "old" not in path}
 
 
-@pytest.mark.parametrize("how", ["nothing is locked", "the model was changed", "the model is missing"])
+@pytest.mark.parametrize("how", ["nothing is cached", "the model was changed", "the model is missing"])
 def test_what_dvc_does_not_have_is_named_and_stays(how: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lock(*([] if how == "nothing is locked" else ["models/old/model.keras"]))
+    put_into_cache(*([] if how == "nothing is cached" else ["models/old/model.keras"]))
     if how == "the model was changed":
         Path("models/old/model.keras").write_text("somebody's own")
     if how == "the model is missing":
@@ -84,7 +88,7 @@ def test_what_dvc_does_not_have_is_named_and_stays(how: str, capsys: pytest.Capt
     before = content()
     leftovers.clean(MODELS, RESERVED)
     assert capsys.readouterr().out.splitlines() == [
-        f"{folder}/old: ignored, because params.yaml has no such model and DVC did not make it; move it away"
+        f"{folder}/old: ignored, because params.yaml has no such model; DVC's cache has no copy, so move it away"
         for folder in ("models", "evaluation")
     ]
     assert content() == {path: data for path, data in before.items() if not re.match(r"metrics/.*\bold\.", path)}

@@ -6,10 +6,14 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from conftest import REPRO, Project, client_of, kill, runs, stages_run, wait_for
+
+from mnistflow.commands import repro as repro_command
+from mnistflow.core.errors import WorkflowError
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +29,13 @@ def git_state(project: Project) -> str:
     commands = (("symbolic-ref", "HEAD"), ("rev-parse", "HEAD"), ("for-each-ref",), ("reflog",), ("stash", "list"))
     merge = project.folder / ".git/MERGE_HEAD"
     return "".join(project.run("git", *command) for command in commands) + str(merge.is_file() and merge.read_text())
+
+
+def fail_with(project: Project, dataset: str) -> None:
+    """What `make repro DATASET=...` does when the pipeline fails."""
+    with repro_command.chosen(dataset):
+        assert project.params()["fetch"]["dataset"] == dataset
+        raise WorkflowError("failed.")
 
 
 def refused_port() -> int:
@@ -190,7 +201,7 @@ def test_another_data_set_and_kills_leave_git_and_params_whole(copy_of_repro: Ne
 
     # What it is killed by, and when: params.yaml is either as it was or as it should be.
     moments = (
-        (signal.SIGKILL, ".cache/params.before.yaml"),
+        (signal.SIGKILL, ".cache/params.own.yaml"),
         (signal.SIGTERM, "data/training/labels.npy"),
         (signal.SIGINT, ".cache/training/dense-*/state.npz"),
     )
@@ -222,9 +233,13 @@ def test_another_data_set_and_kills_leave_git_and_params_whole(copy_of_repro: Ne
     assert not project.states()
     assert not project.temporary_files()
 
-    way_back = output.partition("To go back: ")[2].partition(" && make repro")[0]
-    project.run("sh", "-c", way_back)
-    assert project.read("params.yaml") == before
+    assert "To go back: make repro DATASET=tiny" in output
+    with chdir(project.folder):
+        with pytest.raises(WorkflowError, match="again as it was"):
+            fail_with(project, "kmnist")
+        assert project.read("params.yaml").decode() == after
+        with repro_command.chosen("tiny"):  # as `make repro DATASET=tiny` begins
+            assert project.read("params.yaml") == before
 
 
 def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: New, tmp_path: Path) -> None:

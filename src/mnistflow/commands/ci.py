@@ -12,7 +12,6 @@ nothing else follows from it: the gate alone decides. On GitHub, the summary is 
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +35,7 @@ def main(revision: str = "HEAD") -> None:
     """Check, reproduce, compare and judge; fail with the reasons."""
     commit = git.commit_of(revision)
     try:
-        check_lock()
+        repro.check_described()
         before = md5(LOCK)
         reproduce()
     except WorkflowError as error:
@@ -52,25 +51,6 @@ def main(revision: str = "HEAD") -> None:
     publish(text, {"before": commit, "now": os.environ.get("GITHUB_SHA", "HEAD")})
     if failure:
         raise failure
-
-
-def check_lock() -> None:
-    """Check that dvc.lock describes the code, the settings and the data that are here.
-
-    Raises:
-        WorkflowError: it does not; the stages that would run.
-    """
-    dry = [*DVC, "repro", "--dry", "--allow-missing", "--keep-going"]
-    done = subprocess.run(dry, capture_output=True, text=True, check=False)
-    # Without the data, DVC fails where a stage would run whose inputs are missing.
-    failures = re.findall("^ERROR: failed to reproduce ('.*)", done.stderr, re.MULTILINE)
-    stages = re.findall(r"Running stage '(.+)'", done.stdout) + re.findall("'(.+?)'", " ".join(failures))
-    if stages or done.returncode:
-        reason = f"it would run {', '.join(stages)}" if stages else done.stderr.strip().partition("\n")[0]
-        raise WorkflowError(
-            f"dvc.lock does not describe the code and params.yaml ({reason}); run `make repro` and commit dvc.lock, "
-            "metrics and plots with the change."
-        )
 
 
 def reproduce() -> None:

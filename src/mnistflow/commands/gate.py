@@ -11,10 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mnistflow.commands import git
+from ruamel.yaml import YAML
+
+from mnistflow.commands import git, repro
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import METRICS, ROBUSTNESS, read_json
+from mnistflow.core.params import PARAMS
 
 SELECTED = METRICS / "selected.json"
 
@@ -44,14 +47,17 @@ def robustness(model: str, folder: Path = ROBUSTNESS) -> float:
     return float(read_json(folder / f"{model}.json")["robustness"])
 
 
-def accuracy_at(revision: str) -> float | None:
-    """The selected model's accuracy as committed at a Git revision; None where it had none yet.
+def accuracy_at(revision: str, dataset: str) -> float | None:
+    """The selected model's accuracy on a data set as committed at a Git revision; None where it had none there.
 
     Raises:
         WorkflowError: there is no such revision.
     """
-    content = git.file_at(git.commit_of(revision), SELECTED)
-    return float(json.loads(content)["accuracy"]) if content else None
+    commit = git.commit_of(revision)
+    content, settings = git.file_at(commit, SELECTED), git.file_at(commit, PARAMS)
+    if not content or not settings or YAML(typ="safe").load(settings)["fetch"]["dataset"] != dataset:
+        return None
+    return float(json.loads(content)["accuracy"])
 
 
 def verdict(revision: str) -> str:
@@ -60,13 +66,14 @@ def verdict(revision: str) -> str:
     Raises:
         WorkflowError: it does not pass; the reasons.
     """
-    evaluate = params.load().evaluate
+    settings = params.load()
+    evaluate, dataset = settings.evaluate, settings.fetch.dataset
     selected = read_json(SELECTED)
     if selected != read_json(METRICS / f"{evaluate.model}.json"):
         raise WorkflowError(f"{SELECTED} does not hold the metrics of {evaluate.model}; run `dvc repro`.")
     others = {f"the baseline {evaluate.baseline}": read_json(METRICS / f"{evaluate.baseline}.json")["accuracy"]}
-    earlier = accuracy_at(revision)
-    unknown = f"; commit {revision} has no metrics to compare with" if earlier is None else ""
+    earlier = accuracy_at(revision, dataset)
+    unknown = f"; commit {revision} has no metrics on {dataset} to compare with" if earlier is None else ""
     if earlier is not None:
         others[f"commit {revision}"] = earlier
     sentences, reached = complaints(selected, evaluate.target_accuracy, others), []
@@ -85,6 +92,7 @@ def verdict(revision: str) -> str:
 
 def main(revision: str = "HEAD") -> None:
     """Print the verdict; fail with the reasons if the model does not pass."""
+    repro.check_described()
     print(verdict(revision))
 
 

@@ -6,6 +6,7 @@ file and in a container. With DATASET, params.yaml is changed to that data set f
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
 from mnistflow.tracking import mark
 
-BEFORE = "params.before.yaml"  # in .cache: params.yaml as it was before DATASET changed it
+# In .cache: params.yaml as it was before DATASET changed it, and as DATASET made it.
+OWN, MADE = "params.own.yaml", "params.made.yaml"
 
 
 def main(dataset: str = "") -> None:
@@ -36,23 +38,16 @@ def main(dataset: str = "") -> None:
     check_lock()
     with alone():
         mend_rwlock()
-        before = choose(dataset) if dataset else None
-        if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=False).returncode:
-            if before is not None:
-                write_text(PARAMS, before)
-                raise WorkflowError(f"`dvc repro` failed, see above; {PARAMS} is again as it was before.")
-            raise WorkflowError("`dvc repro` failed, see above.")
+        with chosen(dataset) as own:
+            if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=False).returncode:
+                raise WorkflowError("`dvc repro` failed, see above.")
         if not mark.is_up_to_date():
             record()
     print()
     print("\n".join(comparison()))
     print("\nFigures: plots/, data/overview/.   Metrics: metrics/.   Next: make report, make ui, make check")
-    if dataset:
-        print(
-            f"{PARAMS} has {dataset} now. To go back: cp {cache() / BEFORE} {PARAMS} && make repro".replace(
-                f"{Path.cwd()}/", ""
-            )
-        )
+    if dataset and own:
+        print(f"{PARAMS} has {dataset} now. To go back: make repro DATASET={own}")
 
 
 @contextmanager
@@ -94,28 +89,53 @@ def mend_rwlock() -> None:
         path.unlink()
 
 
-def choose(dataset: str) -> str:
-    """Change params.yaml to a data set and to the values that suit it; returns its content before.
+@contextmanager
+def chosen(dataset: str) -> Iterator[str | None]:
+    """Change params.yaml to a data set; where the block fails, it becomes again what it was.
 
-    Comments stay. The change is whole or not at all.
+    Yields the data set of the user's own params.yaml, or None where that is what params.yaml is. A change of data set
+    starts from there, as long as nobody has edited params.yaml since: the values that suit one data set do not suit
+    another, and the way back leads to every value as it was.
     """
-    before = PARAMS.read_text(encoding="utf-8")
+    own, made = (cache() / name for name in (OWN, MADE))
+    current = PARAMS.read_text(encoding="utf-8")
+    is_made = own.is_file() and made.is_file() and made.read_text(encoding="utf-8") == current
+    base = own.read_text(encoding="utf-8") if is_made else current
+    text = with_dataset(base, dataset) if dataset else current
+    if text != current:
+        write_text(own, base)
+        write_text(made, text)
+        write_text(PARAMS, text)
+    try:
+        yield None if text == base else YAML().load(base)["fetch"]["dataset"]
+    except WorkflowError as error:
+        if text == current:
+            raise
+        write_text(made, current if is_made else "")
+        write_text(PARAMS, current)
+        raise WorkflowError(f"{error} {PARAMS} is again as it was before.") from error
+
+
+def with_dataset(text: str, dataset: str) -> str:
+    """The text of params.yaml with another data set and the values that suit it; comments stay."""
     yaml = YAML()
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    values = yaml.load(before)
+    values, entry = yaml.load(text), catalog.load(dataset)
     if values["fetch"]["dataset"] == dataset:
-        return before
-    write_text(cache() / BEFORE, before)
+        return text
     values["fetch"]["dataset"] = dataset
-    # A target is that of one data set; another one has its own or none.
-    for key, value in {"evaluate.target_accuracy": 0, **catalog.load(dataset).params}.items():
+    # A target is one of a data set; an entry without one has none.
+    suited = {"evaluate.target_accuracy": 0, **entry.params}
+    if values["explain"]["label"] >= len(entry.classes):
+        suited = {"explain.label": 0, **suited}
+    for key, value in suited.items():
         _set(values, key, value)
-    text = StringIO()
-    yaml.dump(values, text)
-    params.parse(params.Settings, YAML(typ="safe", pure=True).load(text.getvalue()), f"datasets.yaml, {dataset}.params")
-    write_text(PARAMS, text.getvalue())
-    return before
+    output = StringIO()
+    yaml.dump(values, output)
+    settings = YAML(typ="safe", pure=True).load(output.getvalue())
+    params.parse(params.Settings, settings, f"datasets.yaml, {dataset}.params")
+    return output.getvalue()
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -145,6 +165,25 @@ def check_up_to_date() -> None:
     """
     if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], env=environment(), check=False).returncode:
         raise WorkflowError("the outputs are behind params.yaml or the code; run `make repro` first.")
+
+
+def check_described() -> None:
+    """Check that dvc.lock describes the code, the settings and the data that are here.
+
+    Raises:
+        WorkflowError: it does not; the stages that would run.
+    """
+    dry = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--keep-going"]
+    done = subprocess.run(dry, env=environment(), capture_output=True, text=True, check=False)
+    # Without the data, DVC fails where a stage would run whose inputs are missing.
+    failures = re.findall("^ERROR: failed to reproduce ('.*)", done.stderr, re.MULTILINE)
+    stages = re.findall(r"Running stage '(.+)'", done.stdout) + re.findall("'(.+?)'", " ".join(failures))
+    if stages or done.returncode:
+        reason = f"it would run {', '.join(stages)}" if stages else done.stderr.strip().partition("\n")[0]
+        raise WorkflowError(
+            f"dvc.lock does not describe the code and params.yaml ({reason}); run `make repro` and commit dvc.lock, "
+            "metrics and plots with the change."
+        )
 
 
 def record() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from mnistflow.core.errors import WorkflowError
 
+# A notebook's figures go elsewhere; Matplotlib would refuse its name when it is imported, so this is set before.
+os.environ["MPLBACKEND"] = "agg"
 # Set by Ctrl-C. TensorFlow turns the KeyboardInterrupt of a data generator into an exception of its own.
 INTERRUPTED = threading.Event()
 

@@ -103,6 +103,11 @@ def is_locked(file_md5: str) -> bool:
     return LOCK.is_file() and f" {file_md5}\n".encode() in LOCK.read_bytes()
 
 
+def is_cached(file_md5: str) -> bool:
+    """Whether DVC's cache in the project's folder has a file with this hash."""
+    return (root() / ".dvc/cache/files/md5" / file_md5[:2] / file_md5[2:]).is_file()
+
+
 def check_locked(path: Path) -> None:
     """Check that dvc.lock lists the file with its present hash, so that this pipeline made it.
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnistflow.core.files import EVALUATION, METRICS, MODELS, ROBUSTNESS, is_locked, md5
+from mnistflow.core.files import EVALUATION, METRICS, MODELS, ROBUSTNESS, is_cached, md5
 
 
 def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
@@ -15,13 +15,13 @@ def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
 
     `reserved` are the names of files in metrics/ that are no model's.
     """
-    known = {path: md5_of.is_file() and is_locked(md5(md5_of)) for path, md5_of in _leftovers(names).items()}
-    for folder, is_cached in known.items():
-        if is_cached:
+    known = {path: md5_of.is_file() and is_cached(md5(md5_of)) for path, md5_of in _leftovers(names).items()}
+    for folder, has_copy in known.items():
+        if has_copy:
             shutil.rmtree(folder)
             print(f"{folder}: deleted, because params.yaml has no such model; DVC's cache still has it")
         else:
-            print(f"{folder}: ignored, because params.yaml has no such model and DVC did not make it; move it away")
+            print(f"{folder}: ignored, because params.yaml has no such model; DVC's cache has no copy, so move it away")
     for path in [*METRICS.glob("*.json"), *ROBUSTNESS.glob("*")]:
         if path.stem not in (*names, *reserved):
             path.unlink()

@@ -99,14 +99,15 @@ class Classifier:
         flat = values.reshape(len(values), -1)
         with np.errstate(invalid="ignore"):
             is_raw = ((flat == np.floor(flat)) & (flat >= 0) & (flat <= 255)).all(axis=1)
-        blank = flat.max(axis=1) <= 1
+        # Of other scales: 0 to 1, 0 to 16, standardised. The faintest digit of MNIST reaches more than half of 255.
+        blank = flat.max(axis=1) <= (63 if self._prepare == "digit" else 1)
         if not is_raw.all() or blank.any():
             index = int(np.flatnonzero(~is_raw | blank)[0])
             low, high = flat[index].min(), flat[index].max()
             raise Refusal(f"image {index} has values from {low:g} to {high:g}, which are no raw pixels; {expected}")
         if self._prepare == "digit":
             border = np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)
-            light = np.flatnonzero(np.median(border, axis=1) > 127)
+            light = np.flatnonzero(np.median(border, axis=1) > 64)
             if len(light):
                 raise Refusal(
                     f"image {light[0]} has a light border, as ink on white paper has; send 255 minus its values, "
