@@ -440,7 +440,7 @@ def test_a_browser_shows_it_without_complaint(window: "Chrome", page: Path, widt
     assert tuple(run("return [...document.querySelectorAll('h2')].map(each => each.textContent)")) == SECTIONS
     assert run("return document.querySelectorAll('svg').length") == 2 * len(MODELS)
     assert run("return document.querySelectorAll('table.confusion').length") == len(MODELS)
-    assert run("return document.querySelectorAll('.lesson img').length") == 7
+    assert run("return document.querySelectorAll('.lesson img').length") == 8
     paper, ink = (brightness(window, "body", each) for each in ("background-color", "color"))
     assert (paper > 200 and ink < 60) if scheme == "light" else (paper < 40 and ink > 200)
 

@@ -188,7 +188,7 @@ def names_shown(project: Project) -> dict[str, set[str]]:
         "models/": {path.name for path in (project.folder / "models").iterdir() if path.is_dir()},
         "evaluation/": {path.name for path in (project.folder / "evaluation").iterdir() if path.is_dir()},
         "dvc metrics": {Path(path).stem for path in metrics} - {"selected"},
-        "dvc plots": set(re.findall(r"models/([\w-]+)/history\.csv", plots)),
+        "dvc plots": set(re.findall(r"evaluation/([\w-]+)/predictions\.csv", plots)),
     }
 
 
