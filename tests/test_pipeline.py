@@ -271,5 +271,6 @@ def test_no_model_is_named_in_code() -> None:
     ]
     named = {(str(path.relative_to(HERE)), word) for path in paths for word in words(path) if word in models}
     # As kinds of layers and networks, not as names of models.
-    pages = {(f"src/mnistflow/commands/{file}", "dense") for file in ("draw.py", "lesson.py", "lesson.html.jinja")}
-    assert named <= pages | {("src/mnistflow/commands/lesson.html.jinja", "cnn")}
+    files = ("training/backend.py", *(f"commands/{file}" for file in ("draw.py", "lesson.py", "lesson.html.jinja")))
+    kinds = {(f"src/mnistflow/{file}", "dense") for file in files}
+    assert named <= kinds | {("src/mnistflow/commands/lesson.html.jinja", "cnn")}
