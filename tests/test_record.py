@@ -163,6 +163,7 @@ def test_a_record_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     with pytest.raises(store.TrackingError, match="names no file; sqlite:///FILE does"):
         store.connect()
+    assert mlflow.get_tracking_uri() != address
     assert not list(tmp_path.iterdir())
 
 

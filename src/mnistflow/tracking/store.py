@@ -77,9 +77,9 @@ def connect() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # in a container, a user may have no name, and MLflow asks for one
         os.environ["LOGNAME"] = f"user {os.getuid()}"
+    file = sqlite_file()  # before MLflow is told of an address that may be refused
     mlflow.set_tracking_uri(address())
     with session():
-        file = sqlite_file()
         if address().startswith("http"):
             _check_server()
         if file and file.is_file():
