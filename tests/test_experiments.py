@@ -66,6 +66,7 @@ def test_the_page_of_charts_needs_no_network(repro: Project, browser: "Chrome") 
     repro.run(sys.executable, "-m", "mnistflow.commands.plots", PYTHONPATH="src")
     page = repro.folder / "dvc_plots/index.html"
     assert not re.findall(r"<(?:script|link)[^>]+https?:", page.read_text())
+    browser.get_log("browser")  # type: ignore[no-untyped-call]  # of other tests
     browser.get(page.as_uri())
     charts = "return document.querySelectorAll('.vega-embed canvas, .vega-embed svg').length"
     until = time.monotonic() + 20

@@ -185,7 +185,7 @@ def test_a_data_set_that_can_t_be_fetched_leaves_params_as_they_were(copy_of_rep
     output = project.repro("kmnist", status=1, MNISTFLOW_SOURCE=str(tmp_path / "no folder"))
     assert "no such folder" in output
     assert f"{nowhere}: can't be reached" in output
-    assert "error: `dvc repro` failed, see above; params.yaml is again as it was before." in output
+    assert "error: `dvc repro` failed, see above. params.yaml is again as it was before." in output
     assert "Traceback" not in output
     assert project.read("params.yaml") == params
     assert git_state(project) == before

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project, digits, serving
+from conftest import Project, client_of, digits, runs, serving
 from PIL import Image
 
 from mnistflow.data.preparation import digit
@@ -31,7 +31,7 @@ def in_base64(image: Any, format: str = "PNG") -> str:
 def server(repro: Project) -> Iterator[str]:
     """The address of a server of a logged model."""
     repro.record()
-    model_id = next(repro.folder.glob("mlruns/models/m-*")).name
+    model_id = runs(client_of(repro), "tags.model = 'compact'")[0].outputs.model_outputs[0].model_id
     command = ("mlflow", "models", "serve", "--model-uri", f"models:/{model_id}", "--env-manager", "local")
     with serving(repro, "ping", *command) as address:
         yield address

@@ -92,8 +92,9 @@ def verdict(revision: str) -> str:
 
 def main(revision: str = "HEAD") -> None:
     """Print the verdict; fail with the reasons if the model does not pass."""
+    text = verdict(revision)
     repro.check_described()
-    print(verdict(revision))
+    print(text)
 
 
 if __name__ == "__main__":
