@@ -185,7 +185,10 @@ def _log_dataset(run_id: str, name: str, images: int, digest: str, context: str)
     source = json.dumps({"path": f"data/{context}"})
     dataset = Dataset(name, digest[:16], "local", source, profile=json.dumps({"images": images}))
     tags = [InputTag("mlflow.data.context", context), InputTag("images", str(images))]
-    client().log_inputs(run_id, [DatasetInput(dataset, tags)])
+    try:
+        client().log_inputs(run_id, [DatasetInput(dataset, tags)])
+    except MlflowException:  # at a server, another run may make the same dataset between MLflow's look and its insert
+        client().log_inputs(run_id, [DatasetInput(dataset, tags)])
 
 
 def _log_epochs(run_id: str, rows: Sequence[Any], times: Sequence[tuple[int, float]], done: int = 0) -> None:
