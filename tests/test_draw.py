@@ -384,7 +384,7 @@ def test_a_file_without_a_picture_or_ink_gets_a_sentence(window: "Chrome", page:
     run = show(window, page)
     (tmp_path / "notes.png").write_text("notes")
     open_file(window, run, tmp_path / "notes.png")
-    assert text(run, "message") == "notes.png is no picture that this browser can read."
+    assert text(run, "message") == "This browser can't open notes.png as a picture."
     Image.new("L", (60, 50), 255).save(tmp_path / "white.png")
     open_file(window, run, tmp_path / "white.png")
     assert text(run, "done") == "Nothing stands out from the background."
@@ -458,6 +458,10 @@ def test_it_fits_every_screen_in_both_languages(
     assert run("return WORDS.en && Object.keys(WORDS.en).join() === Object.keys(WORDS.ko).join()")
     missing = "return [...document.querySelectorAll('[data-word]')].filter((each) => !each.textContent).length"
     assert run(missing) == 0
+    stroke(window, *SEVEN)
+    rows = run("return [...document.querySelectorAll('#bars li')].map((each) => each.getBoundingClientRect())")
+    assert len({row["height"] for row in rows}) == 1  # each probability is on one line
+    assert rows[-1]["bottom"] <= 900  # in sight while one draws
 
 
 @pytest.mark.slow
