@@ -213,6 +213,23 @@ def test_keys_step_through_the_screens(window: "Chrome", page: Path) -> None:
 
 
 @pytest.mark.slow
+def test_where_a_screen_is_higher_than_the_window_keys_scroll_first(window: "Chrome", page: Path) -> None:
+    from selenium.webdriver import Keys
+
+    run = show(window, page, (390, 844), at="en-errors")
+    for _ in range(20):
+        press(window, Keys.PAGE_DOWN)
+        window.execute_async_script("setTimeout(arguments[0], 200)")
+        if now(run) != "errors":
+            break
+        assert run("return scrollY") > 0
+    assert now(run) == "book"
+    assert run("return scrollY") == 0
+    press(window, Keys.ARROW_UP)
+    assert now(run) == "errors"
+
+
+@pytest.mark.slow
 def test_the_switch_changes_the_language_of_the_same_screen(window: "Chrome", page: Path) -> None:
     run = show(window, page, at="en-pooling")
     title = "return document.querySelector('.now h2').innerText"
@@ -251,7 +268,7 @@ def test_the_kernel_moves_by_mouse_keys_and_clicks_and_its_sums_are_right(window
         selector = f"#kernel-result rect[data-row='{row}'][data-column='{column}']"
         run("document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))", selector)
         assert shown()[:2] == (row, column)
-    board = window.find_element("id", "kernel-board")
+    board = window.find_element("id", "kernel-picture")
     side = board.size["width"]
     ActionChains(window).move_to_element(board).click_and_hold().move_by_offset(
         -side // 2 + 9, -side // 2 + 9
@@ -275,6 +292,37 @@ def test_pooling_says_the_largest_and_the_mean_of_the_chosen_tile(window: "Chrom
         selector = f"#pool-tiles rect[data-row='{row}'][data-column='{column}']"
         run("document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))", selector)
         assert run("return document.getElementById('pool-sum').innerText").split("\n") == words
+
+
+@pytest.mark.slow
+def test_arrow_keys_move_the_frame_of_what_has_the_focus(window: "Chrome", page: Path) -> None:
+    from selenium.webdriver import Keys
+
+    run = show(window, page, at="en-numbers")
+    first = run("return document.getElementById('part').textContent")
+    run("document.getElementById('whole').focus()")
+    press(window, Keys.ARROW_DOWN, Keys.ARROW_LEFT)
+    assert run("return document.getElementById('part').textContent") != first
+    assert run("return corner") == [9, 7]
+    assert now(run) == "numbers"
+    run("location.hash = '#en-pooling'")
+    window.execute_async_script("setTimeout(arguments[0], 50)")
+    run("document.getElementById('pool-tiles').focus()")
+    press(window, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert run("return document.getElementById('pool-sum').innerText").startswith("max(3, 0, 0, 0) = 3")
+    assert now(run) == "pooling"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_on_a_phone_what_changes_is_in_sight(window: "Chrome", page: Path, language: str) -> None:
+    changes = {"numbers": "part", "onehot": "hot", "kernel": "kernel-sum", "pooling": "pool-sum", "kernels": "kernel-map"}
+    run = show(window, page, (390, 844), at=language)
+    for screen, element in changes.items():
+        run("location.hash = arguments[0]", f"{language}-{screen}")
+        window.execute_async_script("setTimeout(arguments[0], 50)")
+        bottom = "return document.querySelector(arguments[0]).getBoundingClientRect()[arguments[1]]"
+        assert run(bottom, f"#{element}", "bottom") <= run(bottom, ".steps", "top"), screen
 
 
 @pytest.mark.slow

@@ -56,31 +56,30 @@ function pixelCell(row, column, isWritten) {
 function showNumbers() {
   const all = grid(HEIGHT, WIDTH, (row, column) => pixelCell(row, column, false), "picture");
   all.querySelectorAll("rect").forEach((cell) => cell.style.setProperty("stroke-width", 0));
-  const mark = frame(...corner, SIDE, SIDE, 18);
-  all.append(mark);
+  all.append(frame(...corner, SIDE, SIDE, 18));
   all.classList.add("hand");
   put("whole", all);
   showPart();
-  const follow = (event) => {
-    const [x, y] = placeIn(all, event);
-    corner = [[y, HEIGHT], [x, WIDTH]].map(([at, end]) => clamp(Math.round(at / 60 - SIDE / 2), 0, end - SIDE));
-    mark.setAttribute("x", 60 * corner[1]);
-    mark.setAttribute("y", 60 * corner[0]);
-    showPart();
-  };
-  onDrag(all, follow);
   const zeros = IMAGES[picked].pixels.filter((value) => value === 0).length;
   put("zeros", ...both(`${whole(zeros)} of ${whole(HEIGHT * WIDTH)}.`, `${whole(HEIGHT * WIDTH)}개 중 ${whole(zeros)}개.`));
+}
+
+function moveFrame(row, column) {
+  corner = [clamp(row, 0, HEIGHT - SIDE), clamp(column, 0, WIDTH - SIDE)];
+  const mark = find("whole").querySelector(".frame");
+  mark.setAttribute("x", 60 * corner[1]);
+  mark.setAttribute("y", 60 * corner[0]);
+  showPart();
 }
 
 function showPart() {
   put("part", grid(SIDE, SIDE, (row, column) => pixelCell(corner[0] + row, corner[1] + column, true), "numbers"));
 }
 
-/** Where an event is in an SVG, in its units. */
-function placeIn(image, event) {
-  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(image.getScreenCTM().inverse());
-  return [point.x, point.y];
+/** The row and the column of an event in the grid of an element, 0.5 in the middle of the first cell. */
+function placeIn(element, event) {
+  const image = element.querySelector("svg"), point = new DOMPoint(event.clientX, event.clientY).matrixTransform(image.getScreenCTM().inverse());
+  return [point.y / 60, point.x / 60];
 }
 
 function onDrag(element, follow) {
@@ -90,6 +89,28 @@ function onDrag(element, follow) {
   });
   element.addEventListener("pointermove", (event) => { if (event.buttons) follow(event); });
 }
+
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+/** Let the arrow keys move what is in an element, while it has the focus. */
+function onArrows(element, label, move) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", `${label}; the arrow keys move the frame`);
+  element.addEventListener("keydown", (event) => {
+    if (!(event.key in ARROWS)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(...ARROWS[event.key]);
+  });
+}
+
+// On the element around the picture, which stays while the picture is drawn anew.
+onDrag(find("whole"), (event) => {
+  const [row, column] = placeIn(find("whole"), event);
+  moveFrame(Math.round(row - SIDE / 2), Math.round(column - SIDE / 2));
+});
+onArrows(find("whole"), "picture", (down, right) => moveFrame(corner[0] + down, corner[1] + right));
 
 // ---- One-hot
 
@@ -110,7 +131,7 @@ function showLabel() {
 
 function showDense() {
   if (!NETWORK.dense) return;
-  const sizes = NETWORK.dense, height = 780, width = NARROW ? 640 : 1100, image = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: NARROW ? "narrow" : "", role: "img", "aria-label": sizes.join(" → ") });
+  const sizes = NETWORK.dense, height = 780, width = NARROW ? 640 : 1100, image = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: NARROW ? "slim" : "", role: "img", "aria-label": sizes.join(" → ") });
   const columns = sizes.map((size, index) => {
     const shown = Math.min(size, index === sizes.length - 1 ? 10 : index ? 9 : 11), isCut = shown < size;
     const x = 80 + ((width - 220) * index) / (sizes.length - 1), step = 580 / Math.max(shown + (isCut ? 1 : 0), 2);
@@ -161,17 +182,6 @@ function showKernel() {
   const picture = grid(PICTURE.length, PICTURE.length, (i, j) => greyCell(PICTURE[i][j], 6));
   picture.append(frame(row, column, 2, 2, 7));
   picture.classList.add("hand");
-  const isFocused = document.activeElement?.id === "kernel-board";
-  picture.id = "kernel-board";
-  picture.setAttribute("tabindex", 0);
-  picture.setAttribute("aria-label", "picture; the arrow keys move the kernel");
-  picture.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    event.stopPropagation();
-    moveTo(at[0] + step[0], at[1] + step[1]);
-  });
   const result = grid(POSITIONS, POSITIONS, (i, j) => signedCell(values[i][j], 1.4 * largest));
   result.append(frame(row, column, 1, 1, 7));
   result.classList.add("pick");
@@ -184,7 +194,6 @@ function showKernel() {
   put("kernel-result", result);
   const terms = products(row, column).map(([value, weight]) => `${value}·${weight < 0 ? `(${short(weight)})` : weight}`).join(" + ");
   put("kernel-sum", `${terms} = `, make("b", "", short(values[row][column])));
-  if (isFocused) picture.focus();
 }
 
 function moveTo(row, column) {
@@ -194,12 +203,11 @@ function moveTo(row, column) {
   showKernel();
 }
 
-// On the place itself, which stays while its picture is drawn anew.
 onDrag(find("kernel-picture"), (event) => {
-  const [x, y] = placeIn(find("kernel-board"), event);
-  moveTo(Math.floor(y / 60 - 0.5), Math.floor(x / 60 - 0.5));
-  find("kernel-board").focus();
+  const [row, column] = placeIn(find("kernel-picture"), event);
+  moveTo(Math.floor(row - 0.5), Math.floor(column - 0.5));
 });
+onArrows(find("kernel-picture"), "picture", (down, right) => moveTo(at[0] + down, at[1] + right));
 find("choices").append(...Object.entries(KERNELS).map(([name, weights]) => {
   const button = make("button", "", name);
   button.type = "button";
@@ -258,6 +266,11 @@ function showPooling() {
   const values = tile(RECTIFIED, row, column);
   put("pool-sum", `max(${values.join(", ")}) = `, make("b", "", short(Math.max(...values))), make("br"), `(${values.join(" + ")}) / 4 = `, make("b", "", plain(values.reduce(add) / 4)));
 }
+
+onArrows(find("pool-tiles"), "tiles", (down, right) => {
+  chosenTile = [clamp(chosenTile[0] + down, 0, 1), clamp(chosenTile[1] + right, 0, 1)];
+  showPooling();
+});
 
 // ---- Dropout
 
@@ -480,15 +493,15 @@ function showIntervals() {
   for (const tick of ticks(span)) {
     image.append(draw("line", { class: "grid", x1: x(1 - tick), x2: x(1 - tick), y1: 50, y2: height - 50 }), draw("text", { x: x(1 - tick), y: height - 22 }, `${Number((100 - 100 * tick).toFixed(3))}%`));
   }
+  if (NETWORK.book) {
+    image.append(draw("line", { class: "against", x1: x(NETWORK.book), x2: x(NETWORK.book), y1: 40, y2: height - 50 }));
+    image.append(draw("text", { class: "against", x: x(NETWORK.book), y: 20 }, ...words(`the book: ${(100 * NETWORK.book).toFixed(2)}%`, `책: ${(100 * NETWORK.book).toFixed(2)}%`)));
+  }
   models.forEach(({ name, accuracy, low, high }, index) => {
     const y = 100 + 90 * index;
     image.append(draw("text", { class: "loud end", x: left - 20, y }, shorten(name, NARROW ? 9 : 15)), draw("line", { class: "whisker", x1: x(low), x2: x(high), y1: y, y2: y }), draw("circle", { class: "dot", cx: x(accuracy), cy: y, r: 13 }));
     image.append(draw("text", { class: "loud", x: x(accuracy), y: y - 34 }, `${(100 * accuracy).toFixed(2)}%`));
   });
-  if (NETWORK.book) {
-    image.append(draw("line", { class: "against", x1: x(NETWORK.book), x2: x(NETWORK.book), y1: 40, y2: height - 50 }));
-    image.append(draw("text", { class: "against", x: x(NETWORK.book), y: 20 }, ...words(`the book: ${(100 * NETWORK.book).toFixed(2)}%`, `책: ${(100 * NETWORK.book).toFixed(2)}%`)));
-  }
   put("interval-figure", image);
 }
 
@@ -547,11 +560,21 @@ function read() {
 }
 
 const KEYS = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1, Home: -1000, End: 1000 };
+const SCROLLING = ["ArrowDown", "ArrowUp", "PageDown", "PageUp", " "];
+
+/** Whether a screen that is higher than the window goes on in this direction. */
+function goesOn(step) {
+  const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
+  return step > 0 ? scrollTop + clientHeight < scrollHeight - 1 : scrollTop > 0;
+}
+
 document.addEventListener("keydown", (event) => {
   const isPressed = event.key === " " && event.target.closest("button, a");
   if (!(event.key in KEYS) || dialog.open || isPressed || event.altKey || event.ctrlKey || event.metaKey) return;
+  const step = event.shiftKey && event.key === " " ? -1 : KEYS[event.key];
+  if (SCROLLING.includes(event.key) && goesOn(step)) return; // the browser scrolls
   event.preventDefault();
-  go(place + (event.shiftKey && event.key === " " ? -1 : KEYS[event.key]));
+  go(place + step);
 });
 find("back").addEventListener("click", () => go(place - 1));
 find("next").addEventListener("click", () => go(place + 1));
