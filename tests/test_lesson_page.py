@@ -216,18 +216,18 @@ def test_keys_step_through_the_screens(window: "Chrome", page: Path) -> None:
 def test_where_a_screen_is_higher_than_the_window_keys_scroll_first(window: "Chrome", page: Path) -> None:
     from selenium.webdriver import Keys
 
-    run = show(window, page, (390, 844), at="en-errors")
+    run = show(window, page, (390, 844), at="en-layers")
     offsets = []
-    while now(run) == "errors":
+    while now(run) == "layers":
         offsets.append(run("return scrollY"))
         press(window, Keys.PAGE_DOWN)
         window.execute_async_script("setTimeout(arguments[0], 200)")
     assert len(offsets) > 1
     assert offsets == sorted(set(offsets))
-    assert now(run) == "book"
+    assert now(run) == "kernels"
     assert run("return scrollY") == 0
     press(window, Keys.ARROW_UP)
-    assert now(run) == "errors"
+    assert now(run) == "layers"
 
 
 @pytest.mark.slow
