@@ -7,7 +7,7 @@ import pytest
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Split
-from mnistflow.evaluation import comparisons, metrics, predictions
+from mnistflow.evaluation import audit, comparisons, metrics, predictions
 
 
 def test_wilson_interval_is_the_published_one() -> None:
@@ -69,6 +69,33 @@ def test_a_target_is_spoken_of_where_there_is_one() -> None:
     comparison = {"baseline": "one", "selected": "one", "pairs": [], "target_accuracy": 0.95, "target_met": False}
     assert comparisons.table({"one": values}, comparison)[-1].endswith("its 90.00% misses the target of 95.00%")
     assert comparisons.table({"one": values}, comparison | {"target_accuracy": 0})[-1] == "* the selected model"
+
+
+@pytest.mark.parametrize(
+    ("errors", "disputed", "word"),
+    [(0, 0, "No"), (3, 0, "Not here"), (3, 1, "In small part"), (3, 2, "Mostly"), (2, 2, "Yes")],
+)
+def test_the_book_is_answered_by_the_model_with_the_fewest_errors(errors: int, disputed: int, word: str) -> None:
+    models = {"worse": {"errors": 9, "disputed": 9}, "better": {"errors": errors, "disputed": disputed}}
+    rows = [{"for_other": votes} for votes in (5, 3, 2)]
+    audited = {"images": 200, "models": models, "wrong_by_any": 9, "wrong_by_all": [], "disputed": rows}
+    assert audit.answer(audited) == (word, "better", errors, errors - disputed, 3, 2)
+    text = audit.verdict(audited)
+    assert text.startswith(f"{word}. ")
+    if errors:
+        assert "in 2 of these images, most people see another class than the label, and in the other 1 " in text
+        assert "is right on 98.50% to 99.00%." in text
+        assert f"{errors - disputed} of its {errors} errors are on labels that nobody disputes." in text
+
+
+def test_where_no_labels_are_disputed_shared_errors_are_counted() -> None:
+    models = {"one": {"errors": 1200, "disputed": 0}}
+    audited = {"images": 2000, "models": models, "wrong_by_any": 1200, "wrong_by_all": [{}] * 7, "disputed": []}
+    assert audit.answer(audited) is None
+    assert audit.verdict(audited) == (
+        "Of 2,000 test images, at least one model misclassifies 1,200, and all models misclassify 7. "
+        "No disputed labels of this test set are known."
+    )
 
 
 def test_absent_classes_count_in_no_mean() -> None:

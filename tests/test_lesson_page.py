@@ -13,6 +13,7 @@ from test_report import DIGITS, write_outputs
 from mnistflow.commands import draw, lesson
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Description
+from mnistflow.evaluation import audit
 from mnistflow.figures.lesson import KERNEL, PICTURE, convolve
 from mnistflow.training import history
 from mnistflow.training.backend import keras, network
@@ -125,15 +126,13 @@ def test_the_dense_network_s_numbers() -> None:
     assert (heavy["name"], heavy["units"], round(heavy["share"])) == ("hidden", 128, 98)
 
 
-def test_the_verdict_is_the_audit_s(folder: Path) -> None:
+def test_the_answer_is_the_audit_s(folder: Path) -> None:
     text = write(disputed=DISPUTED)
-    audited = lesson.files.read_json(lesson.files.METRICS / "audit.json")
-    facts = lesson.verdict(audited)
-    assert facts is not None
-    assert audited["verdict"].startswith(facts["answer"] + ":")
-    assert f"makes {facts['undisputed']} of its {facts['errors']} errors" in audited["verdict"]
-    assert f"{facts['best']} makes {facts['undisputed']} of its {facts['errors']} errors" in text
-    assert f"most people read {facts['otherwise']} as another class" in audited["verdict"]
+    answer = audit.answer(lesson.files.read_json(lesson.files.METRICS / "audit.json"))
+    assert answer is not None
+    assert f'<span lang="en">{answer.word}</span>' in text
+    assert f"{answer.undisputed} of the {answer.errors} errors of {answer.model} are on labels that nobody" in text
+    assert f"{answer.model}의 오류 {answer.errors}개 가운데 {answer.undisputed}개는" in text
 
 
 # In a browser

@@ -204,6 +204,13 @@ def test_sections_and_navigation_follow_the_data(folder: Path) -> None:
     assert "1 of them are not shown" in text
 
 
+def test_the_data_are_described_in_a_sentence(folder: Path) -> None:
+    write_outputs()
+    words = " ".join(report.render().split())
+    assert "tiny has 10 classes and grey images of 8 × 6 pixels." in words
+    assert "60 training images. 60 validation images choose the best epoch, and 60 test images measure" in words
+
+
 def test_what_does_not_apply_is_absent(folder: Path) -> None:
     write_outputs(models=("cnn",))
     Path("inside/captions.json").write_text("[]")
@@ -217,7 +224,7 @@ def test_shared_errors_are_candidates_for_wrong_labels_where_nobody_was_asked(fo
     write_outputs()
     text = report.render()
     assert headings(text) == list(SECTIONS)
-    assert "the label itself may be wrong" in text
+    assert "their labels may be wrong" in text
 
 
 def test_confusions_of_many_classes_are_a_table_of_pairs(folder: Path) -> None:
@@ -327,7 +334,9 @@ def test_robustness_is_a_table_of_what_the_stage_measured(folder: Path) -> None:
     rows = re.findall(r'<th scope="row">(\w+)</th><td>90.00%</td><td>54.10%</td>((?:<td>54.1%</td>)+)</tr>', text)
     assert [(name, cells.count("<td>")) for name, cells in rows] == [("dense", 7), ("cnn", 7)]
     assert '<th scope="row">noise</th><td class="text">deviation 15%</td><td>80.00%</td><td>80.00%</td>' in text
-    assert "drawn once" not in text  # all test images are used
+    assert "random sample" not in text  # all test images are used
+    scores.write("cnn", Scores(20, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
+    assert "on 20 test images (a random sample of the 60, the same for all models) with 7 kinds" in report.render()
     assert text.count("<td>12.30%</td><td>12.30%</td>") == 7
 
 
@@ -385,7 +394,7 @@ def window(browser: "Chrome") -> Iterator["Chrome"]:
     browser.get_log("browser")  # type: ignore[no-untyped-call]
     yield browser
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     browser.get("about:blank")
 
 
@@ -453,6 +462,18 @@ def test_a_browser_shows_any_classes_in_colour(folder: Path, window: "Chrome", n
     Path("page.html").write_text(report.render(), encoding="utf-8")
     run = show(window, folder / "page.html", width, "dark")
     assert run("return getComputedStyle(document.querySelector('.gallery img')).filter") == "none"
+
+
+@pytest.mark.slow
+def test_on_paper_nothing_is_cut_off(folder: Path, window: "Chrome") -> None:
+    write_outputs(disputed=[[10, 0, 1, 1, 4]], models=("a-network-with-a-name", "cnn", "dense"))
+    Path("page.html").write_text(report.render(), encoding="utf-8")
+    run = show(window, folder / "page.html", 703, "light")  # the width of A4 without its margins
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    wide = (
+        "return [...document.querySelectorAll('table, pre, img')].filter((e) => e.getBoundingClientRect().right > 704)"
+    )
+    assert run(f"{wide}.map((e) => e.outerHTML.slice(0, 200))") == []
 
 
 @pytest.mark.slow

@@ -21,7 +21,6 @@ from mnistflow.commands import draw, report
 from mnistflow.core import cli, files, params
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Description, Images, Split
-from mnistflow.data.catalog import PEOPLE
 from mnistflow.evaluation import audit, predictions
 from mnistflow.evaluation.predictions import Predictions
 from mnistflow.figures import results
@@ -78,22 +77,6 @@ def pools_before_relu(layers: Sequence[Mapping[str, Any]]) -> list[str]:
         for one, other in pairs
         if one["kind"] == "MaxPooling2D" and other["activation"] == "relu" and other["kind"] in ("ReLU", "Activation")
     ]
-
-
-def verdict(audited: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The numbers of the audit's answer to the book; None where no labels are disputed."""
-    if not audited["disputed"]:
-        return None
-    models = audited["models"]
-    best = min(models, key=lambda name: (models[name]["errors"], name))
-    return {
-        "answer": audited["verdict"].partition(":")[0],
-        "best": best,
-        "errors": models[best]["errors"],
-        "undisputed": models[best]["errors"] - models[best]["disputed"],
-        "disputed": len(audited["disputed"]),
-        "otherwise": sum(row["for_other"] > PEOPLE / 2 for row in audited["disputed"]),
-    }
 
 
 def errors(evaluation: Predictions) -> list[dict[str, Any]]:
@@ -255,7 +238,7 @@ def render(dataset: Description, networks: Networks) -> str:
         heaviest=heaviest(layers),
         lengths={count: math.log(count + 1) / math.log(max(rows) + 1) for count in rows},
         errors=errors(evaluations[selected]),
-        verdict=verdict(audited),
+        answer=audit.answer(audited),
         disputed=disputed(audited, evaluations, dataset.classes),
         weights=base64.b64encode(networks.explained.weights.astype("<f4").tobytes()).decode(),
         images=base64.b64encode(b"".join(image.tobytes() for _, image in firsts)).decode(),

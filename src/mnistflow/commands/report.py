@@ -25,7 +25,7 @@ from mnistflow.commands.git import git
 from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.data import arrays, catalog
-from mnistflow.data.arrays import Images
+from mnistflow.data.arrays import Images, Labels
 from mnistflow.data.catalog import Dataset
 from mnistflow.evaluation import audit, occlusion, predictions
 from mnistflow.evaluation.predictions import Predictions
@@ -186,15 +186,18 @@ def weakest_classes(evaluation: Predictions) -> list[dict[str, float]]:
     return rows if len(rows) <= CLASSES else sorted(rows, key=lambda row: row["f1"])[:CLASSES]
 
 
-def images_by_class(test: Predictions) -> list[dict[str, Any]]:
+def labels_by_part(test: Predictions) -> dict[str, Labels]:
+    """The labels of the training, validation and test images."""
+    parts = {part: arrays.load(arrays.DATA / part).labels for part in ("training", "validation")}
+    return parts | {"test": test.labels}
+
+
+def images_by_class(labels: Mapping[str, Labels], classes: Sequence[str]) -> list[dict[str, Any]]:
     """How many images of each class the parts have; where there are more than CLASSES, those with the fewest."""
-    labels = {part: arrays.load(arrays.DATA / part).labels for part in ("training", "validation")} | {
-        "test": test.labels
-    }
-    counts = {part: np.bincount(each, minlength=len(test.classes)) for part, each in labels.items()}
+    counts = {part: np.bincount(each, minlength=len(classes)) for part, each in labels.items()}
     rows: list[dict[str, Any]] = [
         {"class": name, **{part: int(count[label]) for part, count in counts.items()}}
-        for label, name in enumerate(test.classes)
+        for label, name in enumerate(classes)
     ]
     return rows if len(rows) <= CLASSES else sorted(rows, key=lambda row: row["training"])[:CLASSES]
 
@@ -274,6 +277,7 @@ def render() -> str:
     names, dataset = settings.model_names(), catalog.load(settings.fetch.dataset)
     evaluations = predictions.read_all(names)
     classes = evaluations[names[0]].classes
+    labels = labels_by_part(evaluations[names[0]])
     histories = {name: history.read(files.MODELS / name / "history.csv") for name in names}
     matrices = {name: np.array(each.report["confusion_matrix"]) for name, each in evaluations.items()}
     metrics = {name: each.metrics for name, each in evaluations.items()}
@@ -308,7 +312,9 @@ def render() -> str:
         training={name: files.read_json(files.MODELS / name / "training.json") for name in names},
         comparison=comparison,
         better=smaller_and_better(metrics, settings.evaluate.model, comparison["pairs"]),
-        counts=images_by_class(evaluations[names[0]]),
+        parts={part: len(each) for part, each in labels.items()},
+        size=evaluations[names[0]].error_images.shape[1:3],
+        counts=images_by_class(labels, classes),
         samples=_data_url((files.OVERVIEW / "samples.png").read_bytes()),
         summaries={name: (files.MODELS / name / "summary.txt").read_text(encoding="utf-8") for name in names},
         per_class={name: weakest_classes(each) for name, each in evaluations.items()},

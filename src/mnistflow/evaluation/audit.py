@@ -1,10 +1,11 @@
 """Whose mistake is it? The models' errors against each other and against the labels that people dispute.
 
-A textbook says that 100% is out of reach because the test set holds unreadable digits; `verdict` answers it in numbers.
+A textbook says that 100% is out of reach because the test set holds unreadable digits; `answer` holds that against the
+numbers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
 
     Returns:
         `images`, their number; `models`, for each its `errors` and how many of them are `disputed` and its own
-        `alone`; `wrong_by_any`, a number; `wrong_by_all` and `disputed`, a row per image; `verdict`, a sentence.
+        `alone`; `wrong_by_any`, a number; `wrong_by_all` and `disputed`, a row per image; `verdict`, in words.
         Where there are several models and no disputes, `wrong_by_all` begins with the images on whose other class the
         models agree most surely: candidates for wrong labels.
 
@@ -39,7 +40,7 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
                 f"here, and {dispute.label} in the list; correct `disputed` in that entry."
             )
     wrong = np.array([each.predictions != labels for each in evaluations.values()])  # (models, images)
-    alone = wrong & (wrong.sum(axis=0) == 1)
+    alone = wrong.sum(axis=0) == 1
     listed = np.zeros(len(labels), bool)
     listed[[dispute.image for dispute in disputes]] = True
 
@@ -53,11 +54,11 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
         "images": len(labels),
         "models": {
             name: {
-                "errors": int(wrong[place].sum()),
-                "disputed": int((wrong[place] & listed).sum()),
-                "alone": int(alone[place].sum()),
+                "errors": int(errors.sum()),
+                "disputed": int((errors & listed).sum()),
+                "alone": int((errors & alone).sum()),
             }
-            for place, name in enumerate(evaluations)
+            for name, errors in zip(evaluations, wrong, strict=True)
         },
         "wrong_by_any": int(wrong.any(axis=0).sum()),
         "wrong_by_all": sorted(shared, key=_certainty) if not disputes else shared,
@@ -80,29 +81,50 @@ def _certainty(row: Mapping[str, Any]) -> tuple[bool, float, int]:
     return len(set(row["predictions"].values())) > 1, -row["confidence"], row["index"]
 
 
-def verdict(audited: Mapping[str, Any]) -> str:
-    """The answer of `audit` to the book's claim, by the model with the fewest errors."""
-    best = min(audited["models"], key=lambda name: (audited["models"][name]["errors"], name))
-    errors, listed = audited["models"][best]["errors"], audited["models"][best]["disputed"]
-    images, disputes = audited["images"], len(audited["disputed"])
-    accuracy = 1 - errors / images
+class Answer(NamedTuple):
+    """Is the book right that the test set's labels are what stands between a model and 100%?"""
+
+    word: str  # Yes, Mostly, In small part, Not here, No
+    model: str  # the one with the fewest errors
+    errors: int  # its
+    undisputed: int  # its errors on labels that nobody disputes
+    disputed: int  # labels
+    otherwise: int  # disputed labels in whose image most people see the same other class
+
+
+def answer(audited: Mapping[str, Any]) -> Answer | None:
+    """The answer of an audit to the book; None where no labels are disputed."""
+    if not audited["disputed"]:
+        return None
+    model = min(audited["models"], key=lambda name: (audited["models"][name]["errors"], name))
+    errors, listed = audited["models"][model]["errors"], audited["models"][model]["disputed"]
     if not errors:
-        return f"{'No: ' * (disputes > 0)}{best} gives all {images:,} test images their label."
-    if not disputes:
-        return (
-            "Nobody is known to have asked people about this test set, so its unreadable images can't be counted; "
-            f"of the {audited['wrong_by_any']} images that any model gets wrong, all models share "
-            f"{len(audited['wrong_by_all'])}."
-        )
+        word = "No"
+    elif listed == errors:
+        word = "Yes"
+    else:
+        word = "Mostly" if 2 * listed >= errors else "In small part" if listed else "Not here"
     otherwise = sum(row["for_other"] > PEOPLE / 2 for row in audited["disputed"])
-    answer = (
-        "Yes" if listed == errors else "Mostly" if 2 * listed >= errors else "In small part" if listed else "Not here"
-    )
+    return Answer(word, model, errors, errors - listed, len(audited["disputed"]), otherwise)
+
+
+def verdict(audited: Mapping[str, Any]) -> str:
+    """The result of an audit in words."""
+    found = answer(audited)
+    images = audited["images"]
+    if not found:
+        return (
+            f"Of {images:,} test images, at least one model misclassifies {audited['wrong_by_any']:,}, and all models "
+            f"misclassify {len(audited['wrong_by_all']):,}. No disputed labels of this test set are known."
+        )
+    if not found.errors:
+        return f"{found.word}. {found.model} classifies all {images:,} test images as they are labelled."
     return (
-        f"{answer}: of {images:,} test images, most people read {otherwise} as another class than their label, and on "
-        f"{disputes - otherwise} they agree on none, so who reads as they do ends between "
-        f"{1 - disputes / images:.2%} and {1 - otherwise / images:.2%}; {best}, at {accuracy:.2%}, makes "
-        f"{errors - listed} of its {errors} errors on images whose label nobody on record disputes."
+        f"{found.word}. People dispute {found.disputed} of {images:,} labels: in {found.otherwise} of these images, "
+        f"most people see another class than the label, and in the other {found.disputed - found.otherwise} they agree "
+        f"on none. A model that answers as they do is right on {1 - found.disputed / images:.2%} to "
+        f"{1 - found.otherwise / images:.2%}. {found.model} is right on {1 - found.errors / images:.2%}, and "
+        f"{found.undisputed} of its {found.errors} errors are on labels that nobody disputes."
     )
 
 

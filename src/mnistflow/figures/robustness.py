@@ -48,7 +48,8 @@ def sheet(image: Images, scores: Mapping[str, Scores]) -> Figure:
         if column == 0:
             ax.set_ylabel("accuracy, %", size=11)
     names = [f"{shorten(name, 14)}: {each.mean:.1%}" for name, each in scores.items()]
-    title = "right on all corrupted images"
+    images = next(iter(scores.values())).images
+    title = f"mean accuracy on {images:,} test images with all corruptions"
     figure.legend(
         ax.lines, names, loc="lower center", ncols=min(LEGEND, len(names)), fontsize=12, frameon=False, title=title
     )
