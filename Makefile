@@ -51,11 +51,11 @@ experiments: .venv/ready ## the DVC experiments in a table: what differs between
 	@echo 'Next: dvc exp apply NAME, dvc plots diff NAME, dvc exp remove NAME; docs/experiments.md shows how'
 
 .PHONY: check
-check: .venv/ready ## the gate: fails when the selected model misses its target or got worse (REV=main: than there)
+check: .venv/ready ## the gate: fails when the selected model misses its target or is worse than before (REV=main: than on main)
 	@$(RUN) mnistflow.commands.gate '$(REV)'
 
 .PHONY: ci
-ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what changed, the gate (BASE=origin/main: since there)
+ci: .venv/ready ## what a CI asks of a change: dvc.lock in step, repro, what changed, the gate (BASE=origin/main: compared with it)
 	@$(RUN) mnistflow.commands.ci '$(BASE)'
 	@echo 'It may be merged'
 

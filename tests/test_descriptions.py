@@ -76,6 +76,9 @@ def test_a_version_says_what_it_takes_and_gives() -> None:
     assert "Takes raw 0-255 pixels, (n, 28, 28); 0 is background and 255 is ink; or pictures in base64." in text
     assert "10 probabilities" in text
     assert descriptions.SERVE in text
+    logged = descriptions.logged_model("cnn", None, "mnist", (28, 28), list("0123456789"))
+    assert logged.startswith("cnn, not evaluated on the test set yet.\n\nTrained on mnist.")
+    assert descriptions.SERVE not in logged
     colour = descriptions.model_version("cnn", TEST, "birds", (32, 32, 3), [f"bird {number}" for number in range(40)])
     assert "ink" not in colour
     assert colour.count("bird ") == 30

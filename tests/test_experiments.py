@@ -75,6 +75,8 @@ def test_the_page_of_charts_needs_no_network(repro: Project, browser: "Chrome") 
         time.sleep(0.1)
     shown = browser.execute_script("return [...document.images].filter(image => image.naturalWidth).length")
     assert shown == len(list((repro.folder / "plots").glob("*.png")))
+    legends = browser.execute_script("return document.body.innerHTML")
+    assert all(f">{family}</text>" in legends for family in ("noise", "occlusion"))
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]
 
 

@@ -146,6 +146,13 @@ def test_a_page_to_draw_on_is_made_for_the_selected_model_or_another(folder: Fol
     assert folder.calls() == ["python -m mnistflow.commands.draw ", "python -m mnistflow.commands.draw compact"]
 
 
+@pytest.mark.parametrize("page", ["lesson", "report", "plots"])
+def test_the_other_pages_have_no_choice(folder: Folder, page: str) -> None:
+    ready(folder)
+    folder.make(page)
+    assert folder.calls() == [f"python -m mnistflow.commands.{page}"]
+
+
 def test_the_gate_comes_before_the_registry(folder: Folder) -> None:
     ready(folder)
     folder.make("register", "REV=main")

@@ -168,6 +168,8 @@ def test_the_run_in_mlflow_has_settings_curves_metrics_and_files(
     together = runs(client, f"tags.pipeline = '{tags['pipeline']}'")
     assert {each.data.tags["model"] for each in together} == set(MODELS)
     assert tags["mlflow.note.content"].startswith(f"{model}: {values['accuracy']:.2%} of the test images right")
+    (logged,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert logged.tags["mlflow.note.content"].startswith(f"{model}: {values['accuracy']:.2%} of the test images right")
     used = {tag.value: each.dataset for each in run.inputs.dataset_inputs for tag in each.tags if "context" in tag.key}
     assert (set(used), len(run.inputs.dataset_inputs)) == ({"training", "test"}, 2)
     assert read_json(repro, f"models/{model}/training.json")["training_sha256"].startswith(used["training"].digest)

@@ -21,7 +21,10 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>mnistflow: charts</title>
 <script>{code}</script>
-<style>body {{ font: 16px system-ui, sans-serif; margin: 2rem; }} img {{ max-width: 100%; }} [id$=_csv] {{ overflow-x: auto; }}</style>
+<style>
+body {{ font: 16px system-ui, sans-serif; margin: clamp(1rem, 3vw, 2rem); }}
+img {{ max-width: 100%; }} [id$=_csv] {{ overflow-x: auto; }}
+</style>
 </head>
 <body>
 {{plot_divs}}

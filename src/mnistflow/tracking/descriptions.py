@@ -72,19 +72,26 @@ def result(model: str, test: Mapping[str, float] | None) -> str:
     )
 
 
-def model_version(
-    model: str, test: Mapping[str, float], dataset: str, shape: Sequence[int], classes: Sequence[str]
+def logged_model(
+    model: str, test: Mapping[str, float] | None, dataset: str, shape: Sequence[int], classes: Sequence[str]
 ) -> str:
-    """A version of the registered model in Markdown: its result, its input and its output."""
+    """A logged model in Markdown: its result, its data set, its input and its output."""
     size = ", ".join(map(str, ["n", *shape]))
     ink = "; 0 is background and 255 is ink" if len(shape) < 3 else ""
     names = ", ".join(classes[:30]) + (", ..." if len(classes) > 30 else "")
     return (
-        f"{result(model, test)}\n\nTrained and tested on {dataset}.\n\n"
+        f"{result(model, test)}\n\nTrained on {dataset}.\n\n"
         f"Takes raw 0-255 pixels, ({size}){ink}; or pictures in base64. Gives a class and "
-        f"{len(classes)} probabilities for each image. The classes: {names}.\n\n"
-        f"Where it is the champion, this serves it:\n\n    {SERVE}\n"
+        f"{len(classes)} probabilities for each image. The classes: {names}.\n"
     )
+
+
+def model_version(
+    model: str, test: Mapping[str, float], dataset: str, shape: Sequence[int], classes: Sequence[str]
+) -> str:
+    """A version of the registered model in Markdown: the logged model, and how to serve it."""
+    text = logged_model(model, test, dataset, shape, classes)
+    return f"{text}\nWhere it is the champion, this serves it:\n\n    {SERVE}\n"
 
 
 def _facts(details: Mapping[str, Any]) -> str:

@@ -230,6 +230,7 @@ def _log_outputs(
     if "best_epoch" not in client().get_run(run_id).data.metrics:  # an attempt that was killed may have logged them
         client().log_batch(run_id, [Metric(key, value, now(), 0, model_id) for key, value in values.items()])
     _describe(run_id, record.details)
+    _describe_model(model_id, record.details["model"], dataset)
     client().set_tag(run_id, MODEL_MD5, record.model_md5)
 
 
@@ -244,6 +245,14 @@ def _describe(run_id: str, details: Mapping[str, Any], test: Mapping[str, float]
     """Write a run's description; `test` are its metrics on the test set."""
     tags = client().get_run(run_id).data.tags
     client().set_tag(run_id, descriptions.DESCRIPTION, descriptions.run(run_id, details, tags, test))
+
+
+def _describe_model(
+    model_id: str, name: str, dataset: arrays.Description, test: Mapping[str, float] | None = None
+) -> None:
+    """Write a logged model's description; `test` are its metrics on the test set."""
+    text = descriptions.logged_model(name, test, dataset.dataset, dataset.shape, dataset.classes)
+    client().set_logged_model_tags(model_id, {descriptions.DESCRIPTION: text})
 
 
 def _search(condition: str) -> list[Run]:
@@ -285,11 +294,16 @@ def log_evaluation(name: str, times: Mapping[str, float] | None = None) -> None:
         for index, run in enumerate(runs):
             measured = times or {} if index == 0 else {}
             if measured or "test/accuracy" not in run.data.metrics:
-                _log_evaluation(run, trained, evaluated, evaluation, measured)
+                _log_evaluation(run, trained, evaluated, evaluation, dataset, measured)
 
 
 def _log_evaluation(
-    run: Run, trained: Path, evaluated: Path, evaluation: predictions.Predictions, times: Mapping[str, float]
+    run: Run,
+    trained: Path,
+    evaluated: Path,
+    evaluation: predictions.Predictions,
+    dataset: arrays.Description,
+    times: Mapping[str, float],
 ) -> None:
     """Through a client: the run has ended and stays so, its duration that of its training."""
     run_id, name = run.info.run_id, run.data.tags["model"]
@@ -303,10 +317,13 @@ def _log_evaluation(
     digest = evaluation.report["test_sha256"]
     _log_dataset(run_id, details["dataset"], len(evaluation.labels), digest, "test")
     _describe(run_id, details, evaluation.metrics)
+    model_id = logged_model_id(run_id)
+    if model_id:
+        _describe_model(model_id, name, dataset, evaluation.metrics)
     # Last, because by these a run counts as evaluated.
     values = {**evaluation.metrics, **times}
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-    of = (logged_model_id(run_id), details["dataset"], digest[:16])  # for the page of the logged model
+    of = (model_id, details["dataset"], digest[:16])  # for the page of the logged model
     test = [Metric(f"test/{key}", value, now(), 0, *of) for key, value in numbers.items() if key not in details]
     client().log_batch(run_id, test)
 
