@@ -32,7 +32,7 @@ def main() -> None:
         "confusion.png": results.confusion(matrices, classes),
         "errors.png": results.errors(selected, evaluations[selected]),
         "audit.png": results.audit_sheet(files.read_json(AUDIT), audit.pixels(evaluations), classes),
-        "occlusion.png": results.looks(selected, evaluations[selected], evidence),
+        "occlusion.png": results.occlusion_sheet(selected, evaluations[selected], evidence),
         "robustness.png": robustness.sheet(example, scores.read_all(names)),
     }
     for file, figure in figures.items():

@@ -78,7 +78,7 @@ def all_figures(folder: Path, classes: list[str], shape: tuple[int, ...] = (28, 
         lambda: results.confusion(matrices, classes),
         lambda: results.errors("cnn", models["cnn"]),
         lambda: results.audit_sheet(audited, audit.pixels(models), classes),
-        lambda: results.looks("cnn", models["cnn"], evidence),
+        lambda: results.occlusion_sheet("cnn", models["cnn"], evidence),
         lambda: robustness.sheet(train.images[0], scores),
         lambda: samples.digit(train.images[0], f"class {style.drawable(classes, 30)[0]}"),
         lambda: samples.samples(train.images, train.labels, classes),
@@ -117,7 +117,7 @@ def test_most_confident_errors_come_first(tmp_path: Path) -> None:
 def test_errors_stand_beside_where_the_model_looked(tmp_path: Path) -> None:
     model = evaluation(tmp_path, shifted(25, 10), DIGITS)
     title, *captions = [
-        words for words in texts(results.looks("cnn", model, np.ones((7, 28, 28), np.float32))) if words
+        words for words in texts(results.occlusion_sheet("cnn", model, np.ones((7, 28, 28), np.float32))) if words
     ]
     assert title.startswith("cnn, its 7 most confident errors: ")
     assert (len(captions), captions[0]) == (7, "4 → 5, 76%")

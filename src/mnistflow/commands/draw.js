@@ -15,7 +15,7 @@ const field = find("field"), pen = field.getContext("2d", { willReadFrequently: 
 field.width = ENLARGED * WIDTH;
 field.height = ENLARGED * HEIGHT;
 
-// `given` is what the network sees of a file or of a validation image; undefined where the field itself is prepared.
+// `prepared` is what the network sees of a file or of a validation image; undefined where the field itself is prepared.
 let state = { isBlank: true, isPhoto: false };
 let activations = null; // of each layer; null while there is nothing to see
 let language = "en";
@@ -58,7 +58,7 @@ function look() {
 /** The image that the network gets, and what was done to get it; null where there is nothing to see. */
 function whatIsSeen() {
   if (state.isBlank) return null;
-  return "given" in state ? state.given : prepare(drawn(), NETWORK.shape, NETWORK.digit);
+  return "prepared" in state ? state.prepared : prepare(drawn(), NETWORK.shape, NETWORK.digit);
 }
 
 function drawn() {
@@ -150,7 +150,7 @@ function line(from, to) {
   look();
 }
 
-function place(event) {
+function position(event) {
   const box = field.getBoundingClientRect(), ratio = field.width / box.width;
   return [ratio * (event.clientX - box.left), ratio * (event.clientY - box.top)];
 }
@@ -160,13 +160,13 @@ field.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || event.button !== 0) return;
   field.setPointerCapture(event.pointerId);
   change({ isBlank: false, isPhoto: state.isPhoto });
-  last = place(event);
+  last = position(event);
   line(last, last);
 });
 field.addEventListener("pointermove", (event) => {
   if (!last || !event.isPrimary) return;
   for (const each of [...event.getCoalescedEvents(), event]) {
-    const next = place(each);
+    const next = position(each);
     line(last, next);
     last = next;
   }
@@ -235,8 +235,8 @@ async function openPicture(file) {
   context.fillStyle = "white"; // where it is transparent
   context.fillRect(0, 0, whole.width, whole.height);
   context.drawImage(bitmap, 0, 0);
-  const given = prepare(context.getImageData(0, 0, whole.width, whole.height), NETWORK.shape, NETWORK.digit);
-  change({ isBlank: false, given, isPhoto: true });
+  const prepared = prepare(context.getImageData(0, 0, whole.width, whole.height), NETWORK.shape, NETWORK.digit);
+  change({ isBlank: false, prepared, isPhoto: true });
   const ratio = Math.min(field.width / whole.width, field.height / whole.height);
   const [width, height] = [ratio * whole.width, ratio * whole.height];
   wipe();
@@ -268,7 +268,7 @@ const EXAMPLES = NETWORK.labels.map((label, index) => {
   paint(canvas, image);
   button.append(canvas, make("span", names.join("→")));
   button.addEventListener("click", () => {
-    change({ isBlank: false, given: { image, label, done: [["example"]] }, isPhoto: false });
+    change({ isBlank: false, prepared: { image, label, done: [["example"]] }, isPhoto: false });
     const enlarged = make("canvas");
     paint(enlarged, image, (value) => Math.abs(PAPER - value));
     pen.imageSmoothingEnabled = false;
@@ -292,8 +292,8 @@ async function check() {
 let difference = null; // the largest, once they are compared
 function showChecked() {
   if (difference === null || !EXAMPLES.length) return;
-  const isRight = difference < 1e-4, places = clamp(Math.ceil(-Math.log10(difference || 1)), 2, 9);
-  const values = { count: EXAMPLES.length, difference: difference.toFixed(places) };
+  const isRight = difference < 1e-4, decimals = clamp(Math.ceil(-Math.log10(difference || 1)), 2, 9);
+  const values = { count: EXAMPLES.length, difference: difference.toFixed(decimals) };
   find("checked").textContent = say(isRight ? "checked" : "differs", values);
   find("checked").classList.toggle("bad", !isRight);
 }
@@ -301,8 +301,8 @@ function showChecked() {
 // ---- Language, and the start
 
 function translate() {
-  const asked = location.hash.slice(1);
-  language = asked in WORDS ? asked : navigator.language.startsWith("ko") ? "ko" : "en";
+  const code = location.hash.slice(1);
+  language = code in WORDS ? code : navigator.language.startsWith("ko") ? "ko" : "en";
   document.documentElement.lang = language;
   document.querySelectorAll("[data-word]").forEach((each) => { each.textContent = say(each.dataset.word); });
   for (const link of document.querySelectorAll("nav a")) {

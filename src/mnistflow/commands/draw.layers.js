@@ -81,9 +81,9 @@ function stack(values, height, width, tiles, [above, below]) {
   const pixels = new ImageData(scratch.width, scratch.height);
   const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   values.forEach((value, i) => {
-    const place = 4 * ((i % tiles) * height * width + Math.floor(i / tiles));
-    pixels.data.set(value > 0 ? above : below, place);
-    pixels.data[place + 3] = 255 * (Math.abs(value) / largest) ** 0.7; // so that small numbers are seen too
+    const offset = 4 * ((i % tiles) * height * width + Math.floor(i / tiles));
+    pixels.data.set(value > 0 ? above : below, offset);
+    pixels.data[offset + 3] = 255 * (Math.abs(value) / largest) ** 0.7; // so that small numbers are seen too
   });
   scratch.getContext("2d").putImageData(pixels, 0, 0);
 }

@@ -30,8 +30,8 @@ const same = (values) => values;
 
 const LAYERS = {
   Conv2D: convolve,
-  MaxPooling2D: (...given) => pool(...given, -Infinity, Math.max, same),
-  AveragePooling2D: (...given) => pool(...given, 0, add, (sum, count) => sum / count),
+  MaxPooling2D: (...args) => pool(...args, -Infinity, Math.max, same),
+  AveragePooling2D: (...args) => pool(...args, 0, add, (sum, count) => sum / count),
   GlobalAveragePooling2D: averageChannels,
   Dense: dense,
   BatchNormalization: scale, // training has made a factor and a shift for each channel of its statistics
@@ -44,7 +44,7 @@ const LAYERS = {
   Dropout: same, // drops nothing but in training
 };
 
-/** Each filter's sum of products at each place of the image. `kernel` is (height, width, channels, filters). */
+/** Each filter's sum of products at each position of the image. `kernel` is (height, width, channels, filters). */
 function convolve(image, [height, width, channels], layer, kernel, bias) {
   const [rows, columns, filters] = layer.shape;
   const result = new Float32Array(rows * columns * filters), sums = new Float64Array(filters);
@@ -52,7 +52,7 @@ function convolve(image, [height, width, channels], layer, kernel, bias) {
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++, at += filters) {
       sums.set(bias ?? sums.fill(0));
-      for (const [y, x, tap] of places(row, column, layer, [height, width], [rows, columns])) {
+      for (const [y, x, tap] of positions(row, column, layer, [height, width], [rows, columns])) {
         addProducts(sums, image, (y * width + x) * channels, channels, kernel, tap * channels * filters);
       }
       result.set(sums, at);
@@ -88,7 +88,7 @@ function pool(image, [height, width, channels], layer, start, join, finish) {
   const [rows, columns] = layer.shape, result = new Float32Array(rows * columns * channels);
   for (let row = 0, at = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
-      const window = places(row, column, layer, [height, width], [rows, columns]);
+      const window = positions(row, column, layer, [height, width], [rows, columns]);
       for (let channel = 0; channel < channels; channel++) {
         let joined = start;
         for (const [y, x] of window) joined = join(joined, image[(y * width + x) * channels + channel]);
@@ -99,21 +99,21 @@ function pool(image, [height, width, channels], layer, start, join, finish) {
   return result;
 }
 
-/** The places [y, x, number in the window] that a window covers, without those outside of the image. */
-function places(row, column, { window, strides, padding }, size, grid) {
+/** The positions [y, x, number in the window] that a window covers, without those outside of the image. */
+function positions(row, column, { window, strides, padding }, size, grid) {
   // With padding "same", what the windows reach beyond the image is shared by both sides; the end takes the odd one.
   const [top, left] = [0, 1].map((axis) => {
     const beyond = Math.max((grid[axis] - 1) * strides[axis] + window[axis] - size[axis], 0);
     return [row, column][axis] * strides[axis] - (padding === "same" ? Math.floor(beyond / 2) : 0);
   });
-  const found = [];
+  const covered = [];
   for (let i = 0; i < window[0]; i++) {
     for (let j = 0; j < window[1]; j++) {
       const y = top + i, x = left + j;
-      if (y >= 0 && y < size[0] && x >= 0 && x < size[1]) found.push([y, x, i * window[1] + j]);
+      if (y >= 0 && y < size[0] && x >= 0 && x < size[1]) covered.push([y, x, i * window[1] + j]);
     }
   }
-  return found;
+  return covered;
 }
 
 /** The mean of each channel over the image. */

@@ -147,8 +147,8 @@ function blur(values, size, deviation) {
   for (let i = -reach; i <= reach; i++) weights.push(Math.exp((-i * i) / (2 * deviation * deviation)));
   const total = weights.reduce(add);
   const mirror = (i, length) => {
-    const place = ((i % (2 * length)) + 2 * length) % (2 * length);
-    return place < length ? place : 2 * length - 1 - place;
+    const at = ((i % (2 * length)) + 2 * length) % (2 * length);
+    return at < length ? at : 2 * length - 1 - at;
   };
   return lines(values, size, (line) => line.map((_, at) => {
     let sum = 0;
@@ -160,7 +160,7 @@ function blur(values, size, deviation) {
 /** The smallest or largest level from `before` pixels before each one to `after` behind it. */
 function slide(values, size, before, after, isBetter) {
   return lines(values, size, (line) => {
-    const queue = []; // places that may still be the best of a window, the best first
+    const queue = []; // positions that may still be the best of a window, the best first
     let first = 0, next = 0;
     return line.map((_, at) => {
       for (; next <= Math.min(at + after, line.length - 1); next++) {
@@ -313,8 +313,8 @@ function median(values) {
 
 /** Between two values, a straight line, as NumPy does. */
 function quantile(values, share) {
-  const sorted = Float32Array.from(values).sort(), place = share * (sorted.length - 1), below = Math.floor(place);
-  return sorted[below] + (place - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+  const sorted = Float32Array.from(values).sort(), position = share * (sorted.length - 1), below = Math.floor(position);
+  return sorted[below] + (position - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
 }
 
 function clamp(value, lowest, highest) {

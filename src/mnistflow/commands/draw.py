@@ -64,7 +64,7 @@ class Examples(NamedTuple):
 
 
 def export(model: Any) -> Network:
-    """The layers of a chain, each with its options and the places of its arrays in `weights`.
+    """The layers of a chain, each with its options and where its arrays are in `weights`.
 
     Raises:
         WorkflowError: there is a layer that the page can't compute, or it is no chain.
@@ -75,10 +75,10 @@ def export(model: Any) -> Network:
     end = 0
     for layer in _layers(model):
         kind = type(layer).__name__
-        places = []
+        ranges = []
         for values in _arrays(layer, kind):
             weights.append(values.ravel())
-            places.append([end, values.size])
+            ranges.append([end, values.size])
             end += values.size
         exported = {
             "name": layer.name,
@@ -86,7 +86,7 @@ def export(model: Any) -> Network:
             "shape": list(layer.output.shape[1:]),
             "parameters": layer.count_params(),
             "activation": _activation(layer, kind),
-            "arrays": places,
+            "arrays": ranges,
         }
         window = getattr(layer, "kernel_size" if kind == "Conv2D" else "pool_size", None)
         if window:

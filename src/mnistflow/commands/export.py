@@ -47,18 +47,21 @@ def litert(path: Path) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
-    given, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    input_index, output_index = (
+        interpreter.get_input_details()[0]["index"],
+        interpreter.get_output_details()[0]["index"],
+    )
     size = 0
 
     def run(images: Images) -> Probabilities:
         nonlocal size
         if len(images) != size:
             size = len(images)
-            interpreter.resize_tensor_input(given, images.shape)
+            interpreter.resize_tensor_input(input_index, images.shape)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(given, images)
+        interpreter.set_tensor(input_index, images)
         interpreter.invoke()
-        return np.array(interpreter.get_tensor(answer))  # a copy: the next call writes into it
+        return np.array(interpreter.get_tensor(output_index))  # a copy: the next call writes into it
 
     return run
 
@@ -72,12 +75,12 @@ def classify(run: Run, images: Images) -> tuple[Probabilities, float, float]:
     started = time.perf_counter()
     parts = [run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     together = 1000 * (time.perf_counter() - started) / len(images)
-    few = images[:ALONE]
-    run(few[:1])
+    singles = images[:ALONE]
+    run(singles[:1])
     started = time.perf_counter()
-    for index in range(len(few)):
-        run(few[index : index + 1])
-    return np.concatenate(parts), together, 1000 * (time.perf_counter() - started) / len(few)
+    for index in range(len(singles)):
+        run(singles[index : index + 1])
+    return np.concatenate(parts), together, 1000 * (time.perf_counter() - started) / len(singles)
 
 
 def check_installed() -> None:

@@ -8,7 +8,7 @@ const IMAGES = NETWORK.labels.map((label, i) => {
   return { label, pixels: bytes("images").subarray(i * size, (i + 1) * size) };
 });
 
-/** Put an element in a place where it exists: a screen may be absent. */
+/** Replace what is in the element with this id, if there is one: a screen may be absent. */
 function put(id, ...elements) {
   find(id)?.replaceChildren(...elements);
 }
@@ -283,13 +283,13 @@ const dice = randoms(7), SOME = Array.from({ length: 16 }, () => Math.round(20 *
 let rate = Object.values(NETWORK.rates)[0];
 function drop() {
   if (!find("dropout")) return;
-  const kept = SOME.map((value) => (dice.next().value < rate ? null : value / (1 - rate)));
+  const outputs = SOME.map((value) => (dice.next().value < rate ? null : value / (1 - rate)));
   const cells = (values) => grid(4, 4, (i, j) => {
     const value = values[4 * i + j];
     return value === null ? { kind: "cell", share: 0.12, texts: ["0"], style: "zero" } : signedCell(value, 5.5, 24, value.toFixed(1));
   });
   put("drop-before", cells(SOME));
-  put("drop-after", cells(kept));
+  put("drop-after", cells(outputs));
   put("drop-words", `${Math.round(100 * rate)}% → 0, × ${short(1 / (1 - rate))}`);
 }
 
@@ -471,8 +471,8 @@ function showEntropy() {
   for (let tick = 0; tick <= top; tick++) image.append(draw("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }), draw("text", { x: left - 30, y: y(tick) }, String(tick)));
   for (const tick of [0, 0.25, 0.5, 0.75, 1]) image.append(draw("text", { x: x(tick), y: low + 32 }, `${100 * tick}%`));
   image.append(draw("text", { x: (left + right) / 2, y: 696 }, ...words("p, the probability of the right class", "p: 정답 클래스의 확률")));
-  const places = Array.from({ length: 200 }, (_, i) => Math.exp(-top) + ((1 - Math.exp(-top)) * i) / 199);
-  image.append(draw("polyline", { class: "curve", points: places.map((p) => `${x(p)},${y(-Math.log(p))}`).join(" ") }));
+  const shares = Array.from({ length: 200 }, (_, i) => Math.exp(-top) + ((1 - Math.exp(-top)) * i) / 199);
+  image.append(draw("polyline", { class: "curve", points: shares.map((p) => `${x(p)},${y(-Math.log(p))}`).join(" ") }));
   const examples = [[0.99, "right and sure", "정답, 확신함", "end", 0, NARROW ? -38 : -66], [0.5, "unsure", "자신 없음", "start", 24, -28], [0.02, "wrong and sure", "오답, 확신함", "start", 30, 0]];
   for (const [p, en, ko, anchor, right, up] of examples) {
     const loss = -Math.log(p);
@@ -528,34 +528,34 @@ document.addEventListener("click", ({ target }) => {
 // ---- Steps and language
 
 const SCREENS = [...document.querySelectorAll(".screen")];
-let language = "en", place = 0;
+let language = "en", current = 0;
 
 function go(index) {
-  place = clamp(index, 0, SCREENS.length - 1);
-  history.replaceState(null, "", `#${language}-${SCREENS[place].id}`);
+  current = clamp(index, 0, SCREENS.length - 1);
+  history.replaceState(null, "", `#${language}-${SCREENS[current].id}`);
   update();
 }
 
 function update() {
   document.documentElement.lang = language;
-  SCREENS.forEach((screen, index) => screen.classList.toggle("now", index === place));
+  SCREENS.forEach((screen, index) => screen.classList.toggle("now", index === current));
   for (const link of document.querySelectorAll(".top nav a")) {
     link.toggleAttribute("aria-current", link.lang === language);
-    link.href = `#${link.lang}-${SCREENS[place].id}`;
+    link.href = `#${link.lang}-${SCREENS[current].id}`;
   }
-  find("place").textContent = `${place + 1} / ${SCREENS.length}`;
-  find("place").href = `#${language}-start`;
-  find("back").disabled = place === 0;
-  find("next").disabled = place === SCREENS.length - 1;
+  find("position").textContent = `${current + 1} / ${SCREENS.length}`;
+  find("position").href = `#${language}-start`;
+  find("back").disabled = current === 0;
+  find("next").disabled = current === SCREENS.length - 1;
   for (const link of find("contents").querySelectorAll("a")) link.href = `#${language}-${link.dataset.screen}`;
   document.querySelector("main").scrollTop = 0;
   if (innerWidth < 960) scrollTo(0, 0);
 }
 
 function read() {
-  const [asked, screen] = location.hash.slice(1).split("-");
-  language = ["en", "ko"].includes(asked) ? asked : navigator.language.startsWith("ko") ? "ko" : "en";
-  place = Math.max(0, SCREENS.findIndex(({ id }) => id === (screen ?? SCREENS[place].id)));
+  const [code, screen] = location.hash.slice(1).split("-");
+  language = ["en", "ko"].includes(code) ? code : navigator.language.startsWith("ko") ? "ko" : "en";
+  current = Math.max(0, SCREENS.findIndex(({ id }) => id === (screen ?? SCREENS[current].id)));
   update();
 }
 
@@ -574,10 +574,10 @@ document.addEventListener("keydown", (event) => {
   const step = event.shiftKey && event.key === " " ? -1 : KEYS[event.key];
   if (SCROLLING.includes(event.key) && goesOn(step)) return; // the browser scrolls
   event.preventDefault();
-  go(place + step);
+  go(current + step);
 });
-find("back").addEventListener("click", () => go(place - 1));
-find("next").addEventListener("click", () => go(place + 1));
+find("back").addEventListener("click", () => go(current - 1));
+find("next").addEventListener("click", () => go(current + 1));
 addEventListener("hashchange", read);
 
 find("contents").append(...SCREENS.slice(1).map((screen) => {

@@ -130,7 +130,7 @@ def most_confident_errors(evaluation: Predictions) -> list[dict[str, Any]]:
     ]
 
 
-def looks(name: str, evaluation: Predictions) -> list[dict[str, Any]]:
+def occlusion_maps(name: str, evaluation: Predictions) -> list[dict[str, Any]]:
     """The most confident errors of a model, each beside what in it spoke for the prediction and for the label."""
     evidence = occlusion.read(files.EVALUATION / name)
     pairs = zip(evaluation.most_confident_errors(len(evidence)), evidence, strict=True)
@@ -324,7 +324,7 @@ def render() -> str:
         losses={name: loss_chart(name, histories[name], top) for name in names},
         calibrations={name: calibration_chart(name, each.report["calibration"]) for name, each in evaluations.items()},
         errors={name: most_confident_errors(each) for name, each in evaluations.items()},
-        looks={name: looks(name, each) for name, each in evaluations.items()},
+        occlusions={name: occlusion_maps(name, each) for name, each in evaluations.items()},
         robustness=scores.read_all(names),
         corruptions={name: family.settings() for name, family in FAMILIES.items()},
         breaking=_data_url((files.PLOTS / "robustness.png").read_bytes()),

@@ -110,25 +110,26 @@ def answer(audited: Mapping[str, Any]) -> Answer | None:
 
 def verdict(audited: Mapping[str, Any]) -> str:
     """The result of an audit in words."""
-    found = answer(audited)
+    result = answer(audited)
     images = audited["images"]
-    if not found:
+    if not result:
         return (
             f"Of {images:,} test images, at least one model misclassifies {audited['wrong_by_any']:,}, and all models "
             f"misclassify {len(audited['wrong_by_all']):,}. No disputed labels of this test set are known."
         )
-    if not found.errors:
-        return f"{found.word}. {found.model} classifies all {images:,} test images as they are labelled."
+    if not result.errors:
+        return f"{result.word}. {result.model} classifies all {images:,} test images as they are labelled."
+    without_majority = result.disputed - result.otherwise
     return (
-        f"{found.word}. People dispute {found.disputed} of {images:,} labels: in {found.otherwise} of these images, "
-        f"most people see another class than the label, and in the other {found.disputed - found.otherwise} they agree "
-        f"on none. A model that answers as they do is right on {1 - found.disputed / images:.2%} to "
-        f"{1 - found.otherwise / images:.2%}. {found.model} is right on {1 - found.errors / images:.2%}, and "
-        f"{found.undisputed} of its {found.errors} errors are on labels that nobody disputes."
+        f"{result.word}. People dispute {result.disputed} of {images:,} labels: in {result.otherwise} of these images, "
+        f"most people see another class than the label, and in the other {without_majority} they agree on none. "
+        f"A model that answers as they do is right on {1 - result.disputed / images:.2%} to "
+        f"{1 - result.otherwise / images:.2%}. {result.model} is right on {1 - result.errors / images:.2%}, and "
+        f"{result.undisputed} of its {result.errors} errors are on labels that nobody disputes."
     )
 
 
 def pixels(evaluations: Mapping[str, Predictions]) -> dict[int, npt.NDArray[np.uint8]]:
     """The images that any model got wrong, by index in the test set."""
-    found = (zip(each.errors, each.error_images, strict=True) for each in evaluations.values())
-    return {int(index): image for pairs in found for index, image in pairs}
+    by_model = (zip(each.errors, each.error_images, strict=True) for each in evaluations.values())
+    return {int(index): image for pairs in by_model for index, image in pairs}

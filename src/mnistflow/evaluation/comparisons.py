@@ -40,9 +40,9 @@ def compare(labels: Labels, baseline: npt.NDArray[Any], model: npt.NDArray[Any])
 
 def pairs(evaluations: Mapping[str, Predictions], baseline: str, selected: str) -> list[dict[str, Any]]:
     """Each model against the baseline, and each other model against the selected one, as rows of comparison.json."""
-    wanted = [(name, baseline) for name in evaluations if name != baseline]
+    compared = [(name, baseline) for name in evaluations if name != baseline]
     if selected != baseline:
-        wanted += [(name, selected) for name in evaluations if name not in (baseline, selected)]
+        compared += [(name, selected) for name in evaluations if name not in (baseline, selected)]
     labels = evaluations[baseline].labels
     return [
         {
@@ -50,7 +50,7 @@ def pairs(evaluations: Mapping[str, Predictions], baseline: str, selected: str) 
             "baseline": other,
             **asdict(compare(labels, evaluations[other].predictions, evaluations[name].predictions)),
         }
-        for name, other in wanted
+        for name, other in compared
     ]
 
 

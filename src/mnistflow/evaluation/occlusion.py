@@ -1,7 +1,7 @@
 """Where a model looks: which parts of a misclassified image speak for the prediction, and which for the label.
 
-Occlusion sensitivity (M. Zeiler and R. Fergus 2014, arXiv:1311.2901): a square is painted over at each place in turn,
-and the answer is watched. It asks the model for answers alone, so it works for every network.
+Occlusion sensitivity (M. Zeiler and R. Fergus 2014, arXiv:1311.2901): a square is painted over at one position after
+another, and the model answers each time. Nothing but its answers is needed, so this works for every network.
 """
 
 from collections.abc import Callable
@@ -42,49 +42,49 @@ def evidence(predict: Predict, images: Images, labels: Labels, predictions: Labe
     """
     length, step = square(images.shape[1:3])
     height, width = images.shape[1:3]
-    places = [
+    windows = [
         (slice(max(top, 0), top + length), slice(max(left, 0), left + length))
         for top in range(step - length, height, step)
         for left in range(step - length, width, step)
     ]
     result = np.zeros((len(images), height, width), np.float32)
-    together = max(1, PIXELS // (len(places) * images[0].size)) if len(images) else 1
-    for start in range(0, len(images), together):
-        part = slice(start, start + together)
-        changes = _changes(predict, images[part], labels[part], predictions[part], places)
-        result[part] = _means(changes, places, (height, width))
+    batch_size = max(1, PIXELS // (len(windows) * images[0].size)) if len(images) else 1
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        changes = _changes(predict, images[part], labels[part], predictions[part], windows)
+        result[part] = _means(changes, windows, (height, width))
     return result
 
 
 def square(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The side of the square that is painted over, and the step from one place to the next, in pixels."""
+    """The side of the square that is painted over, and the step from one position to the next, in pixels."""
     length = max(1, round(SIDE * min(shape)))
     return length, max(1, length // 3)
 
 
-Place = tuple[slice, slice]
+Window = tuple[slice, slice]
 
 
 def _changes(
-    predict: Predict, images: Images, labels: Labels, predictions: Labels, places: list[Place]
+    predict: Predict, images: Images, labels: Labels, predictions: Labels, windows: list[Window]
 ) -> npt.NDArray[np.float32]:
-    """By how much the log-odds fall when a square at each of the places is painted over: (n, places)."""
+    """By how much the log-odds fall when each of the windows is painted over: (n, windows)."""
     colours = images.reshape(*images.shape[:3], -1)
     behind = np.rint(background(colours)).astype(np.uint8)
-    painted = np.repeat(colours[:, np.newaxis], 1 + len(places), axis=1)  # the first stays as it is
-    for index, (rows, columns) in enumerate(places, start=1):
+    painted = np.repeat(colours[:, np.newaxis], 1 + len(windows), axis=1)  # the first stays as it is
+    for index, (rows, columns) in enumerate(windows, start=1):
         painted[:, index, rows, columns] = behind
-    probabilities = predict(painted.reshape(-1, *images.shape[1:])).reshape(len(images), 1 + len(places), -1)
+    probabilities = predict(painted.reshape(-1, *images.shape[1:])).reshape(len(images), 1 + len(windows), -1)
     logarithms = np.log(probabilities.clip(min=LEAST))
     each = np.arange(len(images))
     odds = logarithms[each, :, predictions] - logarithms[each, :, labels]
     return np.asarray(odds[:, :1] - odds[:, 1:])
 
 
-def _means(changes: npt.NDArray[np.float32], places: list[Place], shape: tuple[int, int]) -> Evidence:
-    """For each pixel, the mean of the changes at the places that cover it: (n, height, width)."""
+def _means(changes: npt.NDArray[np.float32], windows: list[Window], shape: tuple[int, int]) -> Evidence:
+    """For each pixel, the mean of the changes by the windows that cover it: (n, height, width)."""
     sums, covers = np.zeros((len(changes), *shape), np.float32), np.zeros(shape, np.float32)
-    for change, (rows, columns) in zip(changes.T, places, strict=True):
+    for change, (rows, columns) in zip(changes.T, windows, strict=True):
         sums[:, rows, columns] += change[:, np.newaxis, np.newaxis]
         covers[rows, columns] += 1
     return sums / covers

@@ -386,7 +386,7 @@ def pooled_map(before: Numbers, after: Numbers, pooling: Pooling) -> Picture:
         f"The map of {pooling.before} with the largest number for this image. {pooling.layer} passes on {small.size:,} "
         f"of its {large.size:,} numbers, the largest of each {size} × {size} tile, which have a dot or a black frame. "
         "What is red on the left is red on the right, at the same position of a smaller map: what was detected "
-        "remains, and exactly where is lost.",
+        "remains, but not exactly where it was.",
         f"이 이미지에서 가장 큰 수가 나온 {pooling.before} 층의 특징 맵입니다. {pooling.layer} 층은 {size} × {size} "
         f"칸마다 가장 큰 수(점이나 검은 테두리로 표시), 곧 {large.size:,}개 가운데 {small.size:,}개만 넘겨줍니다. "
         "왼쪽에서 빨간 곳은 오른쪽의 더 작은 맵에서도 같은 자리가 빨갛습니다. 무엇을 찾았는지는 남고, 정확히 "

@@ -172,7 +172,7 @@ def errors(name: str, predictions: Predictions, most: int = 120) -> Figure:
     return _gallery({title: [tile(int(position)) for position in order]}, columns=10, cell=0.95)
 
 
-def looks(name: str, predictions: Predictions, evidence: Evidence) -> Figure:
+def occlusion_sheet(name: str, predictions: Predictions, evidence: Evidence) -> Figure:
     """The model's most confident errors, each beside what in it speaks for the prediction and for the label."""
     classes, order = drawable(predictions.classes, 11), predictions.most_confident_errors(len(evidence))
 
@@ -232,6 +232,6 @@ def audit_sheet(audited: Mapping[str, Any], images: Mapping[int, Images], classe
     wrong = f"{len(shared):,} {'more ' * bool(listed)}that all models get wrong"
     wrong += f", the first {SHARED} of them" * (len(shared) > SHARED)
     if not audited["disputed"] and len(audited["models"]) > 1 and shared:
-        wrong += "; where they agree most surely, the label may be wrong: those come first"
+        wrong += "; first come those on which they agree with confidence: there, the label may be wrong"
     parts = {disputed: listed, wrong: shared[:SHARED]} if audited["disputed"] else {wrong: shared[:SHARED]}
     return _gallery({title: [tile(row) for row in rows] for title, rows in parts.items()}, 9, 1.3, bold=True)
