@@ -46,7 +46,7 @@ HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metr
 
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and their results
-	@$(RUN) dvc exp show --only-changed --drop '$(HIDDEN)'
+	@$(RUN) dvc exp show --only-changed --keep '.*selected\.json:(accuracy|errors)$$' --drop '$(HIDDEN)'
 	@echo 'These are the experiments on this commit; dvc exp show -A has those on others.'
 	@echo 'Next: dvc exp apply NAME, dvc plots diff NAME, dvc exp remove NAME; docs/experiments.md shows how'
 

@@ -24,13 +24,17 @@ New = Callable[[Path], Project]
 def test_experiments_are_run_shown_compared_applied_and_saved(copy_of_repro: New, tmp_path: Path) -> None:
     project = copy_of_repro(tmp_path / "project")
     before, recorded = project.outputs(), len(runs(client_of(project)))
+    ((kept, hidden),) = re.findall(r"--keep '(.+)' --drop '(.+)'", project.run("make", "--dry-run", "experiments"))
+    show = ("exp", "show", "--only-changed", "--csv", "--keep", kept, "--drop", hidden)
+    assert "metrics/selected.json:accuracy,metrics/selected.json:errors" in project.dvc(
+        *show
+    )  # also where all are equal
     output = project.dvc("exp", "run", "--temp", "--name", "chosen", "--set-param", "evaluate.model=dense")
     assert stages_run(output) == ["params", "compare", "plot"]
     assert is_clean(project)
 
     # `make experiments`: the values that differ and the results, without hashes and without columns that repeat others.
-    (hidden,) = re.findall(r"--drop '(.+)'", project.run("make", "--dry-run", "experiments"))
-    rows = list(csv.DictReader(project.dvc("exp", "show", "--only-changed", "--csv", "--drop", hidden).splitlines()))
+    rows = list(csv.DictReader(project.dvc(*show).splitlines()))
     columns = [column.rpartition(":")[2] for column in rows[0] if column not in ("rev", "typ", "parent", "State")]
     assert columns[:2] == ["Experiment", "Created"]
     assert set(columns[2:]) >= {"accuracy", "errors", "loss", "evaluate.model"}
