@@ -42,7 +42,7 @@ report: .venv/ready ## everything on one page, report.html: results, errors, the
 	@$(RUN) mnistflow.commands.report
 
 # DVC's table has a column for every file that a stage reads, as hashes. The rest fits a screen; `dvc exp show` has all.
-HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/(robustness|\w+\.json)$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
+HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
 
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and their results

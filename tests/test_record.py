@@ -382,7 +382,7 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"learning_rate": 1e-4}
     added = f"+models.wide={json.dumps(section)}".replace('"', "")
     output = project.dvc("exp", "run", "--temp", "--name", "wider", "--set-param", added)
-    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "robustness@wide", "compare", "plot"]
+    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
     run = runs(client)[0]
     check_run(client, run)
     assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("wide (wider)", "wider")
@@ -392,7 +392,7 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     assert (tags["git_dirty"], tags["git_changes"]) == ("true", "params.yaml")
     assert not project.states()
     changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "wider"))
-    assert set(changes) == {"metrics/wide.json", "metrics/robustness/wide.json"}
+    assert set(changes) == {"metrics/wide.json"}
     assert changes["metrics/wide.json"]["accuracy"]["new"] == run.data.metrics["test/accuracy"]
     # Taken over, it is there and trains nothing.
     project.dvc("exp", "apply", "wider")

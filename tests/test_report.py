@@ -21,10 +21,9 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
-from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions
-from mnistflow.robustness import scores
-from mnistflow.robustness.corruptions import FAMILIES
-from mnistflow.robustness.scores import Scores
+from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions, robustness
+from mnistflow.evaluation.corruptions import FAMILIES
+from mnistflow.evaluation.robustness import Scores
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -109,7 +108,7 @@ def write_outputs(
         )
         evidence = random.normal(size=((images + 9) // 10, *shape[:2])).astype(np.float32)
         np.save(Path("evaluation", name, occlusion.FILE), evidence[: occlusion.MOST])
-        scores.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
+        robustness.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
         Path("models", name).mkdir(parents=True)
         history.write(Path("models", name, "history.csv"), rows)
         Path("models", name, "summary.txt").write_text("layer, shape, parameters")

@@ -85,7 +85,6 @@ def test_a_folder_without_git_in_a_path_with_any_letters(copy_of_repro: New, tmp
         "params",
         "train@dense",
         "evaluate@dense",
-        "robustness@dense",
         "compare",
         "plot",
     ]

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 MODELS = ("dense", "compact")
-TRAINS, EVALUATES, BREAKS = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate", "robustness"))
+TRAINS, EVALUATES = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate"))
 # A file that is edited -> the stages that run, and after them only those whose inputs have become other bytes.
 EDITS: dict[str, set[str]] = {
     "src/mnistflow/networks/dense.py": {"train@dense"},
@@ -33,14 +33,12 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/core/cli.py": {"params"},
     "src/mnistflow/data/sources.py": {"fetch", "preprocess", "compare"},
     "src/mnistflow/data/catalog.py": {"params", "fetch", "preprocess", "compare", "plot"},
-    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES | BREAKS,
-    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES | BREAKS,
-    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES | BREAKS,
+    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES,
+    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES,
+    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES,
     "src/mnistflow/evaluation/metrics.py": {"compare", "plot"} | EVALUATES,
     "src/mnistflow/evaluation/occlusion.py": {"compare", "plot"} | EVALUATES,
-    "src/mnistflow/data/background.py": {"fetch", "preprocess", "compare", "plot"} | EVALUATES | BREAKS,
-    "src/mnistflow/robustness/corruptions.py": {"plot"} | BREAKS,
-    "src/mnistflow/robustness/scores.py": {"plot"} | BREAKS,
+    "src/mnistflow/data/background.py": {"fetch", "preprocess", "compare", "plot"} | EVALUATES,
     "src/mnistflow/figures/results.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/figures/lesson.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/tracking/runs.py": set(),
@@ -51,7 +49,6 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/search/sweep.py": set(),
     "stages/params.py": {"params"},
     "stages/train.py": TRAINS,
-    "stages/robustness.py": BREAKS,
     "stages/compare.py": {"compare"},
     "README.md": set(),
     "requirements.lock": set(),
@@ -137,7 +134,7 @@ def test_the_entry_of_this_data_set_concerns_what_reads_it(repro: Project) -> No
 def test_after_a_training_come_its_evaluation_and_what_shows_all_models(repro: Project, model: str) -> None:
     with Repo(str(repro.folder)) as repository:
         graph = nx.relabel_nodes(repository.index.graph, {stage: stage.name for stage in repository.index.graph})
-    after = {f"evaluate@{model}", f"robustness@{model}", "compare", "plot"} | (
+    after = {f"evaluate@{model}", "compare", "plot"} | (
         {"explain"} if model == "compact" else set()
     )
     assert nx.ancestors(graph, f"train@{model}") == after
@@ -200,7 +197,7 @@ def test_a_model_is_added_by_a_file_and_a_section(extended: Project, monkeypatch
             "params",
             "compare",
             "plot",
-            *(f"{stage}@{model}" for stage in ("train", "evaluate", "robustness") for model in new),
+            *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in new),
         ]
     )
     everywhere = {*MODELS, *new}
