@@ -81,13 +81,7 @@ def test_a_folder_without_git_in_a_path_with_any_letters(copy_of_repro: New, tmp
     project = copy_of_repro(tmp_path / PATH)
     shutil.rmtree(project.folder / ".git")
     project.set(models__dense__epochs=3)
-    assert stages_run(project.repro()) == [
-        "params",
-        "train@dense",
-        "evaluate@dense",
-        "compare",
-        "plot",
-    ]
+    assert stages_run(project.repro()) == ["params", "train@dense", "evaluate@dense", "compare", "plot"]
     shutil.copy(project.folder / "mlflow.db", tmp_path)  # the path can't stand in an address
     run = runs(client_of(Project(tmp_path)), "tags.model = 'dense'")[0]
     assert run.info.status == "FINISHED"

@@ -134,9 +134,7 @@ def test_the_entry_of_this_data_set_concerns_what_reads_it(repro: Project) -> No
 def test_after_a_training_come_its_evaluation_and_what_shows_all_models(repro: Project, model: str) -> None:
     with Repo(str(repro.folder)) as repository:
         graph = nx.relabel_nodes(repository.index.graph, {stage: stage.name for stage in repository.index.graph})
-    after = {f"evaluate@{model}", "compare", "plot"} | (
-        {"explain"} if model == "compact" else set()
-    )
+    after = {f"evaluate@{model}", "compare", "plot"} | ({"explain"} if model == "compact" else set())
     assert nx.ancestors(graph, f"train@{model}") == after
 
 
@@ -193,12 +191,7 @@ def test_a_model_is_added_by_a_file_and_a_section(extended: Project, monkeypatch
     new = {"a-small-one", "dense_again"}
     ran = stages_run(extended.read(".cache/extended.log").decode())
     assert sorted(ran) == sorted(
-        [
-            "params",
-            "compare",
-            "plot",
-            *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in new),
-        ]
+        ["params", "compare", "plot", *(f"{stage}@{model}" for stage in ("train", "evaluate") for model in new)]
     )
     everywhere = {*MODELS, *new}
     for place, names in names_shown(extended).items():
