@@ -99,12 +99,10 @@ def test_any_bytes_are_an_array_or_one_sentence(folder: Path, content: bytes) ->
         assert len(content) == 4 + 4 * read.ndim + read.nbytes
 
 
-def test_real_numbers_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+def test_real_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "floats").write_bytes(struct.pack(">HBBIf", 0, 0x0D, 1, 1, 0.5))
     with pytest.raises(WorkflowError, match="floats begins with 00000d01; an IDX file"):
         formats.read_idx(tmp_path / "floats", (1,))
-    with pytest.raises(WorkflowError, match="absent is missing; `dvc repro fetch` brings it"):
-        formats.read_idx(tmp_path / "absent", (1,))
 
 
 def test_the_digits_are_a_data_set_of_the_form_of_mnist(tmp_path: Path) -> None:
@@ -268,20 +266,19 @@ def trouble(troubled_server: tuple[str, list[str]]) -> tuple[str, list[str]]:
     return troubled_server
 
 
-@pytest.mark.parametrize(("kind", "words", "is_asked_again"), [
-    ("silent", "no answer for 0.3 s", False),
-    ("slow", "not complete after 0.5 s", False),
-    ("broken", "HTTP 500", True),
-    ("short", "IncompleteRead", True),
-    ("round", "Exceeded 30 redirects", True),
+@pytest.mark.parametrize(("kind", "words"), [
+    ("silent", "no answer for 0.3 s"),
+    ("slow", "not complete after 0.5 s"),
+    ("broken", "HTTP 500"),
+    ("short", "IncompleteRead"),
+    ("round", "Exceeded 30 redirects"),
 ])  # fmt: skip
 def test_a_server_in_trouble_gives_way_to_the_next_source(
-    kind: str, words: str, is_asked_again: bool, tmp_path: Path, trouble: tuple[str, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """One that was too slow is left out for all further files, and nothing half-written stays."""
+    kind: str, words: str, tmp_path: Path, trouble: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked for further files, and nothing half-written stays."""
     monkeypatch.setattr(sources, "SILENCE", 0.3)
-    monkeypatch.setattr(sources, "PATIENCE", 0.5)
+    monkeypatch.setattr(sources, "PATIENCE", 0.5 if kind == "slow" else 60)
     url, asked = trouble
     files = {role: File(name=role, sha256=sha256(role.encode())) for role in ("one", "two")}
     for role in files:
@@ -289,14 +286,14 @@ def test_a_server_in_trouble_gives_way_to_the_next_source(
     places = [f"{url}{kind}/", str(tmp_path / "in")]
     sources.fetch(files, places, tmp_path / "downloads", tmp_path / "output")
     assert {path.name: path.read_text() for path in (tmp_path / "output").iterdir()} == {"one": "one", "two": "two"}
-    assert set(asked) == {f"{kind}/one"} | ({f"{kind}/two"} if is_asked_again else set())
+    assert set(asked) == {f"{kind}/one"}
     with pytest.raises(WorkflowError, match=f"one .* could not be fetched .*: {words}"):
         sources.fetch(files, places[:1], tmp_path / "downloads", tmp_path / "output")
     assert not list((tmp_path / "downloads").rglob("*"))
 
 
-def test_without_a_source_left_that_is_said(tmp_path: Path, fetch: Callable[..., bytes]) -> None:
-    with pytest.raises(WorkflowError, match=r"x \(role\) could not be fetched \(no source is left\)"):
+def test_without_a_source_that_is_said(tmp_path: Path, fetch: Callable[..., bytes]) -> None:
+    with pytest.raises(WorkflowError, match=r"x \(role\) could not be fetched \(no sources\)"):
         fetch(File(name="x"))
 
 
@@ -391,7 +388,7 @@ def test_held_out_images_are_a_stratified_part_of_the_seed() -> None:
     assert np.array_equal(np.sort(np.concatenate([training, held_out])), np.arange(600))  # disjoint and complete
     assert np.all(np.diff(training) > 0)
     assert np.all(np.diff(held_out) > 0)
-    assert splits.class_counts(labels[held_out], 4) == [50, 9, 1, 0]
+    assert np.bincount(labels[held_out]).tolist() == [50, 9, 1]
     again = splits.hold_out(labels, 60, 1, ["a", "b", "c"])[1]
     other = splits.hold_out(labels, 60, 2, ["a", "b", "c"])[1]
     assert np.array_equal(again, held_out)
