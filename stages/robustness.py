@@ -8,7 +8,6 @@ from mnistflow.robustness import scores
 
 
 def main(name: str) -> None:
-    # Here, because TensorFlow takes seconds to import, in which Ctrl-C should end in one sentence too.
     from mnistflow.training import archive, backend
 
     path = files.MODELS / name / "model.keras"
