@@ -1,13 +1,12 @@
-"""Search for better settings: `python -m mnistflow.search.sweep [--address HOST:PORT]`, as sweep.yaml says.
+"""Hyperparameter search as sweep.yaml describes it: `python -m mnistflow.search.sweep [--address HOST:PORT]`.
 
-Optuna suggests settings, Ray trains them, successive halving gives up on the worse. Trials are judged on the validation
-images; the test set stays closed. Writes sweep/trials.csv and sweep/search.png, and ends with the command that makes an
-experiment of the best settings. Interrupted, the same command goes on.
+Optuna suggests settings, Ray trains them, successive halving stops the worse trials early. The objective is computed on
+the validation images; the test set stays closed. Writes sweep/trials.csv and sweep/search.png, and prints the command
+that makes a DVC experiment of the best settings. After an interruption, the same command continues the search.
 """
 
 import argparse
 import csv
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
@@ -37,11 +34,11 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def main(file: Path, address: str) -> None:
-    """Search, write, show."""
+    """Run the trials, then write, record and print the results."""
     settings = params.load()
     sweep = space.load(file, settings)
     present = settings.models[sweep.model]
-    # Without the number of trials: more of them go on from those that there are.
+    # The number of trials is left out: with more of them, the same search goes on.
     text = sweep.model_dump_json(include={"space", "seed"})
     with plans.begin("search", sweep.model, present, sweep.objective, sweep.seeds, sweep.early_stopping, text) as plan:
         suggestion = partial(suggest, sweep, present)
@@ -50,10 +47,9 @@ def main(file: Path, address: str) -> None:
 
 
 def suggest(sweep: Sweep, present: ModelSettings, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The settings of the next trial: those of params.yaml first, then what Optuna suggests after the trials so far.
+    """The settings of the next trial: those of params.yaml first, then Optuna's suggestion, rounded to three digits.
 
-    It depends on its arguments alone, so a search needs nothing but its trials to go on. Numbers have three digits, as
-    many as a person would write.
+    It depends on the arguments alone: a search is resumed from its trials, without a state of Optuna's.
     """
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -69,8 +65,8 @@ def suggest(sweep: Sweep, present: ModelSettings, trials: Sequence[Trial]) -> di
             kind = IntDistribution if space.is_whole(key) else FloatDistribution
             distributions[key] = kind(*span.limits(), log=span.log)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    random = min(10, 1 + sweep.trials // 3)  # trials before there is enough to learn from
-    # constant_liar: not the settings of a trial that is running.
+    random = min(10, 1 + sweep.trials // 3)  # trials with random settings at the beginning
+    # constant_liar: avoids settings near those of running trials.
     sampler = optuna.samplers.TPESampler(seed=sweep.seed + len(trials), n_startup_trials=random, constant_liar=True)
     study = optuna.create_study(sampler=sampler, direction="minimize" if sweep.objective == "val_loss" else "maximize")
     states = {"finished": "COMPLETE", "diverged": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
@@ -97,7 +93,7 @@ def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> N
     """Write, record and print the results.
 
     Raises:
-        WorkflowError: no trial came to its end.
+        WorkflowError: no trial is finished.
     """
     best = plans.best(plan, trials)
     if best is None:
@@ -138,7 +134,7 @@ def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 
 def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
-    """The objective of each trial in their order, and over each setting; a ring around the best."""
+    """The objective by trial, and by each setting; the best trial has a ring."""
     panels = ["trial", *sweep.space]
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
@@ -154,6 +150,7 @@ def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
 
 
 def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Draw the objective over a setting, or over the trials' numbers."""
     span = sweep.space.get(panel)
     choices = span.values if span else None
 
@@ -169,29 +166,14 @@ def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence
     if choices:
         ax.set_xticks(range(len(choices)), list(map(str, choices)))
         ax.set_xlim(-0.5, len(choices) - 0.5)
-    elif span is None or space.is_whole(panel):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if span and span.log:
-        ax.set_xscale("log")
-        _set_plain_ticks(ax.xaxis)
-    if sweep.objective == "val_loss":
-        ax.set_yscale("log")
-        _set_plain_ticks(ax.yaxis)
-    ax.set_xlabel(panel)
+    is_loss = sweep.objective == "val_loss"
+    ax.set(xlabel=panel, xscale="log" if span and span.log else "linear", yscale="log" if is_loss else "linear")
     ax.grid(alpha=0.4)
-
-
-def _set_plain_ticks(axis: Axis) -> None:
-    """Set the ticks of a logarithmic axis to 1, 2 and 5, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m mnistflow.search.sweep", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--file", default="sweep.yaml", help="what to search (sweep.yaml)")
+    parser.add_argument("--file", type=Path, default="sweep.yaml", help="the search (sweep.yaml)")
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
     options = parser.parse_args()
-    sys.argv[1:] = [options.file, options.address]
-    cli.run(main)
+    cli.run(main, options.file, options.address)
