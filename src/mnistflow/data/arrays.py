@@ -34,17 +34,17 @@ class Split(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What every stage after preprocess knows of the data set."""
+    """The content of data/dataset.json."""
 
     dataset: str
     shape: tuple[int, ...]  # of an image: (height, width) in grey, (height, width, 3) in colour
     classes: list[str]  # a name per label
     validation: int | str  # images held out of the training set, or `test`: the test images themselves
-    prepare: str | None  # how a photo or a scan is made into an image for prediction
+    prepare: str | None  # preprocessing for prediction: data/preparation.py
 
 
 def describe(path: Path = DESCRIPTION) -> Description:
-    """The data set that preprocess made.
+    """The description of the decoded data set.
 
     Raises:
         WorkflowError: the file is missing or damaged.
@@ -57,7 +57,7 @@ def load(folder: Path) -> Split:
     """The split in `folder`, memory-mapped and read-only.
 
     Raises:
-        WorkflowError: a file is missing, is no .npy file, or does not hold what a split holds.
+        WorkflowError: a file is missing, is no .npy file, or has another type or shape.
     """
     arrays: list[npt.NDArray[Any]] = []
     for name in Split._fields:

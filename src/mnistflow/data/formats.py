@@ -50,12 +50,8 @@ def read(dataset: Dataset, folder: Path) -> dict[str, Split]:
 def as_split(images: Array, labels: Array, dataset: Dataset, images_name: str, labels_name: str) -> Split:
     """Checked images and labels: uint8 (n, height, width) or (n, height, width, 3), and labels from 0.
 
-    Args:
-        images: uint8; a last dimension of 1 is dropped.
-        labels: integers, (n,) or (n, 1); returned as the smallest unsigned type that holds all classes.
-        dataset: the entry, for the number of classes and the first label.
-        images_name: the source of the images, for messages.
-        labels_name: the source of the labels.
+    A last dimension of 1 is dropped, of images and of labels. Labels are returned in the smallest unsigned type that
+    holds all classes. The names are the sources of images and labels, for messages.
 
     Raises:
         WorkflowError: another type or shape, different lengths, or a label out of range.

@@ -263,16 +263,10 @@ def parts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, Part
 def save(
     folder: Path, source: Path, pictures: Sequence[Picture], labels: Labels, shape: tuple[int, ...]
 ) -> list[Skipped]:
-    """Decode pictures into images.npy in `folder`, and write labels.npy; returns the pictures that can't be decoded.
+    """Decode pictures in the folder `source` into images of a shape; returns the pictures that can't be decoded.
 
-    Worker processes write into the file, so memory does not grow with the number of pictures.
-
-    Args:
-        folder: for the arrays.
-        source: the data set's folder.
-        pictures: with their hashes.
-        labels: (n,).
-        shape: of an image.
+    Writes images.npy and labels.npy into `folder`. Worker processes write the images, so memory does not grow with
+    their number.
 
     Raises:
         WorkflowError: a picture has changed since fetch listed it, or none can be decoded.
@@ -298,15 +292,9 @@ def save(
 def _decode_into(
     target: Path, offset: int, source: Path, shape: tuple[int, ...], first: int, pictures: Sequence[Picture]
 ) -> list[str | None]:
-    """Decode consecutive pictures and write them into images.npy; returns for each why it can't be decoded, or None.
+    """Decode consecutive pictures; returns for each why it can't be decoded, or None.
 
-    Args:
-        target: images.npy.
-        offset: the position of its first image, in bytes.
-        source: the data set's folder.
-        shape: of an image.
-        first: the index of the first of these pictures.
-        pictures: those to decode.
+    The images are written into the file `target`, whose images begin at the byte `offset`, from index `first` on.
     """
     images, reasons = np.zeros((len(pictures), *shape), np.uint8), list[str | None]()
     for image, picture in zip(images, pictures, strict=True):

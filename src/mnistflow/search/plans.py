@@ -146,13 +146,9 @@ def begin(
 
 
 def finish(plan: Plan, text: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-    """Complete the plan's run in MLflow, and delete the states of trials that are over.
+    """Delete the states of trials that are over, and complete the plan's run in MLflow.
 
-    Args:
-        plan: the search or study.
-        text: the run's description, in Markdown.
-        metrics: of the run.
-        files: artifacts of the run.
+    The run gets the description `text`, in Markdown, and `files` as artifacts.
     """
     trials = read(plan)
     try:

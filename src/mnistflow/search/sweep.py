@@ -136,13 +136,11 @@ def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
     """The objective by trial, and by each setting; the best trial has a ring."""
     panels = ["trial", *sweep.space]
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
-    figure = style.new_figure(3 * columns, 2.9 * rows + 0.7)
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(len(panels))]
-    for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
+    figure = style.new_figure(3 * len(panels), 3.6)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for panel, ax in zip(panels, axes, strict=True):
         _draw_panel(ax, panel, sweep, plan, trials)
-        ax.set_ylabel("" if index % columns else sweep.objective)
+    axes[0].set(ylabel=sweep.objective, yscale="log" if sweep.objective == "val_loss" else "linear")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     mean = "" if plan.seeds == 1 else f", mean of {plan.seeds} seeds"
     figure.suptitle(f"{sweep.model}: {len(trials)} trials on the validation images{mean}", size=11)
@@ -166,8 +164,7 @@ def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence
     if choices:
         ax.set_xticks(range(len(choices)), list(map(str, choices)))
         ax.set_xlim(-0.5, len(choices) - 0.5)
-    is_loss = sweep.objective == "val_loss"
-    ax.set(xlabel=panel, xscale="log" if span and span.log else "linear", yscale="log" if is_loss else "linear")
+    ax.set(xlabel=panel, xscale="log" if span and span.log else "linear")
     ax.grid(alpha=0.4)
 
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from mnistflow.core.files import LOCK, cache, md5, root, write_text
 
 DEFAULT = "sqlite:///mlflow.db"
+FILE = "recorded.json"
 
 
 def address() -> str:
@@ -17,16 +17,13 @@ def address() -> str:
 
 def is_up_to_date() -> bool:
     """Whether nothing that the record depends on has changed since `write`."""
-    return _path().is_file() and bool(json.loads(_path().read_text(encoding="utf-8")) == _state())
+    path = cache() / FILE
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")) == _state())
 
 
 def write() -> None:
     """Store the state for which the record is up to date."""
-    write_text(_path(), json.dumps(_state()))
-
-
-def _path() -> Path:
-    return cache() / "recorded.json"
+    write_text(cache() / FILE, json.dumps(_state()))
 
 
 def _state() -> dict[str, Any]:
