@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
@@ -140,7 +142,10 @@ def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
     axes = figure.subplots(1, len(panels), sharey=True)
     for panel, ax in zip(panels, axes, strict=True):
         _draw_panel(ax, panel, sweep, plan, trials)
-    axes[0].set(ylabel=sweep.objective, yscale="log" if sweep.objective == "val_loss" else "linear")
+    axes[0].set_ylabel(sweep.objective)
+    if sweep.objective == "val_loss":
+        axes[0].set_yscale("log")
+        _set_plain_ticks(axes[0].yaxis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     mean = "" if plan.seeds == 1 else f", mean of {plan.seeds} seeds"
     figure.suptitle(f"{sweep.model}: {len(trials)} trials on the validation images{mean}", size=11)
@@ -164,8 +169,20 @@ def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence
     if choices:
         ax.set_xticks(range(len(choices)), list(map(str, choices)))
         ax.set_xlim(-0.5, len(choices) - 0.5)
-    ax.set(xlabel=panel, xscale="log" if span and span.log else "linear")
+    elif span is None or space.is_whole(panel):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if span and span.log:
+        ax.set_xscale("log")
+        _set_plain_ticks(ax.xaxis)
+    ax.set_xlabel(panel)
     ax.grid(alpha=0.4)
+
+
+def _set_plain_ticks(axis: Axis) -> None:
+    """Set the ticks of a logarithmic axis to 1, 2 and 5 times a power of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 if __name__ == "__main__":
