@@ -63,7 +63,8 @@ def run(
     _say(f"{plan.model}: {remaining} of {total} trials to go; Ctrl-C stops, the same command goes on")
     failures: Counter[int] = Counter()
     running: dict[Any, int] = {}  # the trial's number by Ray's reference to the worker's result
-    with _session(plan, resources, address) as ray, _progress_bar(total) as bar:
+    progress = tqdm(total=total, unit="trial", leave=False, disable=not sys.stderr.isatty())
+    with _session(plan, resources, address) as ray, progress:
         worker = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(trials.train)
         try:
             while running or waiting or len(all_trials) < total:
@@ -90,7 +91,7 @@ def run(
                             waiting.append(trial.number)
                         _note_failure(plan, trial, error, is_last=trial.number not in waiting)
                     _say(_line(plan, trial))
-                _show(bar, plan, all_trials)
+                _show(progress, plan, all_trials)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
@@ -123,16 +124,12 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _progress_bar(total: int) -> "tqdm[Any]":
-    return tqdm(total=total, unit="trial", leave=False, disable=not sys.stderr.isatty())
-
-
-def _show(bar: "tqdm[Any]", plan: Plan, all_trials: list[Trial]) -> None:
-    """Show in a terminal how many trials are over, and the progress of the others."""
-    bar.n = sum(trial.is_over for trial in all_trials)
+def _show(progress: "tqdm[Any]", plan: Plan, all_trials: list[Trial]) -> None:
+    """Show in a terminal how many trials are over, and how far the others are."""
+    progress.n = sum(trial.is_over for trial in all_trials)
     running = (trial for trial in all_trials if trial.status == "running" and trial.values)
     parts = (f"trial {trial.number} epoch {len(trial.values)} {plan.text(trial.values[-1])}" for trial in running)
-    bar.set_postfix_str(", ".join(parts))
+    progress.set_postfix_str(", ".join(parts))
 
 
 @contextmanager

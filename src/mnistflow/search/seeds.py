@@ -18,7 +18,6 @@ from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import replacing
 from mnistflow.core.params import ModelSettings
 from mnistflow.data import arrays
 from mnistflow.figures import style
@@ -96,7 +95,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write a row per seed as CSV."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)

@@ -20,7 +20,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import replacing
 from mnistflow.core.params import ModelSettings
 from mnistflow.figures import style
 from mnistflow.search import plans, ray_cluster, space
@@ -125,8 +124,8 @@ def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> N
 
 
 def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write a row per trial as CSV, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    """Write a row per trial as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["trial", "status", "epochs", "interruptions", sweep.objective, *sweep.space])
         for trial in trials:
