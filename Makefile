@@ -129,7 +129,7 @@ seeds: .venv/cluster ## how much of an accuracy is luck: trainings of MODEL=comp
 bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
 	@test -d data/training || $(RUN) dvc repro preprocess
 	@.venv/bin/python bench/run.py $(MODE)
-	@echo 'Those files are in Git.   Next: git diff bench/results'
+	@echo 'That file is in Git.   Next: git diff bench/results'
 
 .PHONY: lock
 lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with the newest versions that fit

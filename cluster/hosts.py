@@ -97,26 +97,6 @@ def check_divides(name: str, count: int) -> None:
         raise WorkflowError(f"models.{name}.batch_size is {size}, no multiple of the {count} devices.")
 
 
-def check_variables() -> None:
-    """Check Keras' variables, and that process 0 can listen at its address.
-
-    Raises:
-        WorkflowError: a variable is missing or has another form, or the port is taken.
-    """
-    address, count, index = (os.environ.get(key, "") for key in (ADDRESSES, COUNT, ID))
-    first, _, port = address.partition(",")[0].rpartition(":")
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)) or not (first and port.isdecimal()):
-        raise WorkflowError(
-            f"{ADDRESSES}, {COUNT} and {ID} are {address!r}, {count!r} and {index!r}; HOST:PORT of process 0, a "
-            "number of processes, and which one this is, from 0, are expected."
-        )
-    if index == "0":  # JAX would crash
-        try:
-            socket.create_server((first, int(port))).close()
-        except (OSError, OverflowError) as error:
-            raise WorkflowError(f"process 0 can't listen at {first}:{port} ({error}); choose another port.") from error
-
-
 def check_starter() -> None:
     """Check that the starting process, which would stop this one, still runs.
 
@@ -130,14 +110,17 @@ def check_starter() -> None:
 
 def take_part(name: str, output: Path) -> None:
     """Run one process of the training."""
-    check_variables()
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
 
     from mnistflow.training import loop
     from mnistflow.training.backend import keras
 
-    keras.distribution.initialize()
+    try:
+        keras.distribution.initialize()
+    except (ValueError, RuntimeError) as error:  # JaxRuntimeError is a RuntimeError
+        values = ", ".join(f"{key}={os.environ.get(key)}" for key in (ADDRESSES, COUNT, ID))
+        raise WorkflowError(f"the processes can't connect ({error}); correct {values}.") from error
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     index, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
     settings = params.load().models[name]
