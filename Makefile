@@ -129,7 +129,7 @@ seeds: .venv/cluster ## how much of an accuracy is luck: trainings of MODEL=comp
 bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
 	@test -d data/training || $(RUN) dvc repro preprocess
 	@.venv/bin/python bench/run.py $(MODE)
-	@echo 'Those files are in Git.   Next: git diff bench/results'
+	@echo 'That file is in Git.   Next: git diff bench/results'
 
 # The other locks have the same versions of all that requirements.lock has.
 COMPILE = $(RUN) uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
