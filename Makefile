@@ -126,7 +126,7 @@ seeds: .venv/cluster ## how much of an accuracy is luck: trainings of MODEL=comp
 	@echo 'The rows are for docs/speed.md.   Next: git diff bench/results'
 
 .PHONY: bench
-bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
+bench: .venv/ready ## the book's scripts and ours, side by side, three times: an hour (MODE=--quick: five minutes)
 	@test -d data/training || $(RUN) dvc repro preprocess
 	@.venv/bin/python bench/run.py $(MODE)
 	@echo 'That file is in Git.   Next: git diff bench/results'

@@ -1,9 +1,9 @@
 """Compare the book's two scripts with our models: `python bench/run.py [--quick]`.
 
 Each case is a process of its own: imports, a full training, the test of its best epoch, but no record and no figures.
-With --quick, each trains four epochs on 12,000 images, twice, and medians are shown: about three minutes. Prints a
-table with ratios to the book's script, and training's share of the processor's measured peak; writes
-bench/results/full.json or quick.json.
+All cases run in turn, three times over: an hour. With --quick, each trains four epochs on 12,000 images: five minutes.
+Prints medians with the smallest and the largest value, ratios of medians to the book's script, and training's share of
+the processor's measured peak; writes all values to bench/results/full.json or quick.json.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ HERE = Path(__file__).parent
 ARRAYS = arrays.DATA
 CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
 BOOK = {"dense": "book-dense", "cnn": "book-cnn", "compact": "book-cnn"}
-QUICK, QUICK_ROUNDS = ("--images", "12000", "--epochs", "4"), 2
+ROUNDS = 3
+QUICK = ("--images", "12000", "--epochs", "4")
 COLUMNS = {  # the figures of measure.py: heading, format
     "first_batch_s": ("first batch", "{:.1f} s"),
     "epoch_s": ("an epoch", "{:.2f} s"),
@@ -101,16 +102,24 @@ def roofline(rows: Mapping[str, Mapping[str, float]], peak: float) -> dict[str, 
     return results
 
 
-def table(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
-    """A row per case: each figure, and in brackets its ratio to the book's script for the same job."""
+def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over several runs."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def table(measured: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[str]) -> list[list[str]]:
+    """A row per case: each figure's median, smallest and largest value, and the ratio to the book's script."""
+    rows = {case: medians(runs) for case, runs in measured.items()}
     lines = [["", *(COLUMNS[column][0] for column in columns)]]
-    for case, row in rows.items():
+    for case, runs in measured.items():
         cells = []
         for column in columns:
-            text = COLUMNS[column][1].format(row[column])
-            book = rows.get(BOOK.get(case, ""))
-            if book and column in (*LOWER_IS_BETTER, "images_per_s"):
-                text += f" ({row[column] / book[column]:.2f}x)"
+            show, values = COLUMNS[column][1].format, [run[column] for run in runs]
+            text = show(rows[case][column])
+            if min(values) < max(values):
+                text += f" [{show(min(values))} to {show(max(values))}]"
+            if case in BOOK and column in (*LOWER_IS_BETTER, "images_per_s"):
+                text += f" ({rows[case][column] / rows[BOOK[case]][column]:.2f}x)"
             cells.append(text)
         lines.append([case, *cells])
     return lines
@@ -132,17 +141,14 @@ def main(mode: str) -> None:
     check_data()
     is_quick = mode == "quick"
     measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for turn in range(QUICK_ROUNDS if is_quick else 1):
+    for turn in range(ROUNDS):
         for case in CASES:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
             measured[case].append(measure(case, *(QUICK if is_quick else [])))
-    rows = {
-        case: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for case, runs in measured.items()
-    }
-    reached = roofline(rows, peak_gflops())
+    reached = roofline({case: medians(runs) for case, runs in measured.items()}, peak_gflops())
     about = machine()
     title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
-    lines = table(rows, [*(QUICK_COLUMNS if is_quick else COLUMNS)])
+    lines = table(measured, [*(QUICK_COLUMNS if is_quick else COLUMNS)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     print(title)
     for line in lines:
@@ -156,5 +162,5 @@ def main(mode: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="four epochs on 12,000 images, twice over")
+    parser.add_argument("--quick", action="store_true", help="four epochs on 12,000 images")
     cli.run(main, "quick" if parser.parse_args().quick else "full")
