@@ -261,7 +261,10 @@ def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: Ne
     output = project.repro(
         HOME=str(home),
         SHELL="/usr/sbin/nologin",
-        DVC_ROOT=str(outer),  # as in a stage of another project
+        DVC_ROOT=str(outer),  # as in a stage of another project, in an experiment there
+        DVC_STAGE="theirs.yaml:stage",
+        DVC_EXP_NAME="theirs",
+        DVC_EXP_BASELINE_REV="0" * 40,
         PATH="/usr/local/bin:/usr/bin:/bin",  # nobody has activated the virtual environment
         XDG_CONFIG_HOME=str(home / ".config"),
         LC_ALL="C",
@@ -272,6 +275,9 @@ def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: Ne
     assert project.outputs() == before
     assert project.read("dvc.lock") == lock
     assert len(runs(client_of(project))) == recorded + 1
+    run = runs(client_of(project))[0]
+    assert (run.info.run_name, run.data.tags.get("dvc_experiment")) == ("compact", None)
+    assert run.data.tags["mlflow.source.git.commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert [path.name for path in outer.rglob("*")] == [".dvc"]
 
 
