@@ -20,6 +20,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import (
+    HERE,
     RECORD,
     Project,
     address_of,
@@ -155,6 +156,27 @@ def test_a_training_whose_store_came_back_leaves_nothing_to_do(
     assert not (state_folder / state.UNRECORDED).is_file()
     (run,) = runs(mlflow.MlflowClient())
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become any user")
+def test_a_user_without_a_name_has_a_record(own_store: Path) -> None:
+    """As in a container that was started with a user's number, which no file of the system gives a name."""
+    user = ("--reuid", "54321", "--regid", "54321", "--clear-groups")
+    rights = ("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override")  # this Python may lie in root's home
+    code = f"from mnistflow.tracking import runs\nwith runs.training(Path('run.json'), {DETAILS}): pass"
+    done = subprocess.run(
+        ["setpriv", *user, *rights, sys.executable, "-c", f"from pathlib import Path\n{code}"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE / "src"), "HOME": "/"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "uid not found" not in done.stderr
+    (run,) = runs(mlflow.MlflowClient())
+    assert (run.info.status, run.data.tags["mlflow.user"]) == ("FINISHED", "user 54321")
+    assert (own_store / "run.json").stat().st_uid == 54321
 
 
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
@@ -376,7 +398,7 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
 
 @pytest.mark.slow
 def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> None:
-    """One that adds a model, in a copy of the project that DVC deletes afterwards."""
+    """One that adds a model, of a network that has one, in a copy of the project that DVC deletes afterwards."""
     project = copy_of_repro(tmp_path / "project")
     client = client_of(project)
     section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"learning_rate": 1e-4}
@@ -398,3 +420,6 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     project.dvc("exp", "apply", "wider")
     assert stages_run(project.repro()) == []
     assert len(runs(client)) == 3
+    parameters = [json.loads(project.read(f"metrics/{name}.json"))["parameters"] for name in ("dense", "wide")]
+    assert parameters[0] == parameters[1]
+    assert project.read("models/dense/model.keras") != project.read("models/wide/model.keras")

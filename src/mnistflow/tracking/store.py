@@ -65,6 +65,14 @@ def session() -> Iterator[None]:
         ) from error
 
 
+def name_user() -> None:
+    """Give the user a name where the system has none, as in a container: MLflow asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user {os.getuid()}"
+
+
 def connect() -> None:
     """Choose the tracking store and the experiment; both are made if needed.
 
@@ -73,10 +81,7 @@ def connect() -> None:
     """
     for name, level in {"mlflow": "ERROR", "mlflow.store": "CRITICAL", "alembic": "WARNING"}.items():
         logging.getLogger(name).setLevel(level)  # `session` puts the store's errors into a sentence
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # in a container, a user may have no name, and MLflow asks for one
-        os.environ["LOGNAME"] = f"user {os.getuid()}"
+    name_user()
     file = sqlite_file()  # before MLflow is told of an address that may be refused
     mlflow.set_tracking_uri(address())
     with session():
