@@ -265,6 +265,8 @@ def test_a_server_that_is_away_delays_the_record_and_nothing_else(
             assert run.info.end_time < ended
             assert run.data.metrics["seconds"] > 0
             assert steps(client, run, "epoch_seconds") == steps(client, run)
+        output = project.run("python", "-m", "mnistflow.tracking.ui", PYTHONPATH="src", **away)
+        assert output.startswith(f"These runs have a server:\n{away['MLFLOW_TRACKING_URI']}/#/experiments/1/runs?")
         project.record(**away)
         assert {run.info.run_id for run in runs(client)} == {run.info.run_id for run in recorded.values()}
         assert {run.data.tags["model"]: run.data.metrics for run in runs(client)} == {
@@ -303,17 +305,22 @@ def test_a_new_store_gets_the_runs_from_the_outputs(copy_of_repro: New, tmp_path
 def test_an_interrupted_run_is_marked_as_killed_though_its_training_never_goes_on(
     copy_of_repro: New, tmp_path: Path
 ) -> None:
+    """That of a changed setting, which is then taken back, and that of a training that DVC's cache answers."""
     project = copy_of_repro(tmp_path / "project")
-    client = client_of(project)
-    process = project.start("dvc", "repro", "--force", "--single-item", "train@compact")
-    wait_for(lambda: project.states("compact-*/state.npz"), process)
-    kill(process)
-    (run,) = runs(client, "attributes.status = 'RUNNING'")
-    output = project.repro()  # DVC's cache has the model
-    assert stages_run(output) == []
-    run = client.get_run(run.info.run_id)
-    assert run.info.status == "KILLED"
-    assert run.info.end_time >= run.info.start_time
+    client, params = client_of(project), project.read("params.yaml")
+    project.set(models__compact__seed=2)
+    for count, options in enumerate(((), ("--force", "--single-item"))):
+        process = project.start("dvc", "repro", *options, "train@compact")
+        wait_for(lambda count=count: len(project.states("compact-*/state.npz")) > count, process)
+        kill(process)
+        (project.folder / "params.yaml").write_bytes(params)
+    running = runs(client, "attributes.status = 'RUNNING'")
+    assert {run.data.params["seed"] for run in running} == {"1", "2"}
+    assert stages_run(project.repro()) == ["params"]  # DVC's cache has the model
+    for run in running:
+        ended = client.get_run(run.info.run_id)
+        assert ended.info.status == "KILLED"
+        assert ended.info.end_time >= run.info.start_time
 
 
 @pytest.mark.slow
