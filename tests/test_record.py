@@ -63,9 +63,10 @@ DETAILS: dict[str, Any] = {
 
 
 @pytest.fixture
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, whose store is its own."""
+def own_store(new_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with an empty record of its own."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copy(new_store / "mlflow.db", tmp_path)
     with inside(Project(tmp_path)):
         yield tmp_path
 
