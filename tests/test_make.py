@@ -135,10 +135,11 @@ def ready(folder: Folder) -> None:
 
 def test_commands_are_called_in_this_project_s_environment(folder: Folder) -> None:
     ready(folder)
-    folder.make("repro", "DATASET=digits", DVC_ROOT="/elsewhere", PIP_USER="1", PYTHONPATH="/elsewhere")
+    outer = {"DVC_ROOT": "/elsewhere", "DVC_EXP_NAME": "theirs", "DVC_EXP_BASELINE_REV": "0" * 40}
+    folder.make("repro", "DATASET=digits", PIP_USER="1", PYTHONPATH="/elsewhere", **outer)
     assert folder.calls() == ["python -m mnistflow.commands.repro digits"]
     variables = folder.variables()
-    assert "DVC_ROOT" not in variables
+    assert not set(outer) & set(variables)
     assert (variables["PIP_USER"], variables["PYTHONPATH"]) == ("0", "src")
 
 

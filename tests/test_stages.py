@@ -202,19 +202,6 @@ def test_a_wrong_value_in_params_is_one_sentence_and_deletes_nothing(repro: Proj
 
 
 @pytest.mark.slow
-def test_forced_runs_leave_every_byte_of_outputs_and_lock(
-    copy_of_repro: Callable[[Path], Project], tmp_path: Path
-) -> None:
-    project = copy_of_repro(tmp_path / "project")
-    before, lock = project.outputs(), project.read("dvc.lock")
-    stages = ("preprocess", "train@compact", "evaluate@compact", "compare", "plot", "explain")
-    assert stages_run(project.dvc("repro", "--force", "--single-item", *stages)) == list(stages)
-    assert project.outputs() == before
-    assert project.read("dvc.lock") == lock
-    assert is_clean(project)
-
-
-@pytest.mark.slow
 def test_the_book_s_way_chooses_on_the_test_set_and_says_so(
     copy_of_repro: Callable[[Path], Project], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from mnistflow.core.files import md5
+from mnistflow.core.files import md5, root
 
 COMMIT = "mlflow.source.git.commit"  # MLflow's own tag
 EXPERIMENT = "dvc_experiment"
@@ -25,14 +25,14 @@ def tags(model: str) -> dict[str, str]:
         "keras_backend": NAME,
         "pipeline": pipeline(),
     }
-    experiment = os.environ.get("DVC_EXP_NAME")
+    experiment = _of_experiment("NAME")
     return machine | ({EXPERIMENT: experiment} if experiment else {}) | code_state()
 
 
 def code_state() -> dict[str, str]:
     """Tags for the commit and the files that differ from it; none outside of a Git repository."""
     # In DVC's copy of the project for an experiment, HEAD is a temporary commit.
-    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+    commit = _of_experiment("BASELINE_REV") or _git("rev-parse", "HEAD")
     changed = _git("diff", "--name-only", commit or "HEAD", "--", *CODE)
     new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
     if not commit or changed is None or new is None:
@@ -48,6 +48,12 @@ def pipeline() -> str:
     for path in sorted(path for name in CODE for path in [Path(name), *Path(name).rglob("*.py")] if path.is_file()):
         digest.update(f"{path.as_posix()}\0{md5(path)}\0".encode())
     return digest.hexdigest()[:10]
+
+
+def _of_experiment(key: str) -> str | None:
+    """A variable of the DVC experiment that runs; None where that is one of a project in whose stage this one runs."""
+    is_ours = Path(os.environ.get("DVC_ROOT", "")).resolve() == root().resolve()
+    return os.environ.get(f"DVC_EXP_{key}") if is_ours else None
 
 
 def _git(*arguments: str) -> str | None:

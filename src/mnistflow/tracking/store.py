@@ -65,6 +65,14 @@ def session() -> Iterator[None]:
         ) from error
 
 
+def name_user() -> None:
+    """Give the user a name where the system has none, as in a container: MLflow asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user {os.getuid()}"
+
+
 def connect() -> None:
     """Set MLflow's tracking store and experiment; both are made if needed.
 
@@ -73,10 +81,7 @@ def connect() -> None:
     """
     for name, level in {"mlflow": "ERROR", "mlflow.store": "CRITICAL", "alembic": "WARNING"}.items():
         logging.getLogger(name).setLevel(level)  # `session` puts the store's errors into a sentence
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # MLflow needs a user name, which a container may not have
-        os.environ["LOGNAME"] = f"user {os.getuid()}"
+    name_user()
     file = sqlite_file()  # first, because it may refuse the address
     mlflow.set_tracking_uri(address())
     with session():
