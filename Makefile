@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 # Not those of another DVC project in whose stage this may run.
-unexport DVC_ROOT
+unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
 RUN := .venv/bin/python -m
 
 # The commit that `make check` compares with, and the branch that `make ci` holds a change against.
@@ -42,7 +42,7 @@ report: .venv/ready ## everything on one page, report.html: results, errors, the
 	@$(RUN) mnistflow.commands.report
 
 # DVC's table has a column for every file that a stage reads, as hashes. The rest fits a screen; `dvc exp show` has all.
-HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/(robustness|\w+\.json)$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
+HIDDEN := State|Executor|(data|evaluation|models|src|stages)/|datasets.yaml|metrics/\w+\.json$$|params\.|.*(_low|_high|_f1|_error|best_epoch|balanced_accuracy)$$
 
 .PHONY: experiments
 experiments: .venv/ready ## the DVC experiments in a table: what differs between them, and their results
@@ -126,24 +126,29 @@ seeds: .venv/cluster ## how much of an accuracy is luck: trainings of MODEL=comp
 	@echo 'The rows are for docs/speed.md.   Next: git diff bench/results'
 
 .PHONY: bench
-bench: .venv/ready ## the book's scripts and ours, side by side: a quarter of an hour (MODE=--quick: three minutes)
+bench: .venv/ready ## the book's scripts and ours, side by side, three times: an hour (MODE=--quick: five minutes)
 	@test -d data/training || $(RUN) dvc repro preprocess
 	@.venv/bin/python bench/run.py $(MODE)
-	@echo 'Those files are in Git.   Next: git diff bench/results'
+	@echo 'That file is in Git.   Next: git diff bench/results'
+
+# The other locks have the same versions of all that requirements.lock has.
+COMPILE = $(RUN) uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+ADD = $(COMPILE) --constraint requirements.lock --no-annotate
 
 .PHONY: lock
-lock: .venv/ready ## bring requirements.lock in step with pyproject.toml, with the newest versions that fit
-	@$(RUN) uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --output-file requirements.lock
-	@$(RUN) uv pip compile pyproject.toml --group dev --group cluster --extra jax --extra sweep --extra postgres --extra s3 \
-		--universal --python-version 3.11 --generate-hashes --constraint requirements.lock --no-annotate \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet \
+lock: .venv/ready ## bring the lock files in step with pyproject.toml, with the newest versions that fit
+	@$(COMPILE) --group dev --extra cpu --upgrade --output-file requirements.lock
+	@$(ADD) --group dev --extra gpu --output-file requirements-gpu.lock
+	@$(ADD) --group dev --group cluster --extra cpu --extra jax --extra sweep --extra postgres --extra s3 \
 		--output-file requirements-cluster.lock
-	@$(RUN) uv pip compile pyproject.toml --extra export --universal --python-version 3.11 --generate-hashes \
-		--constraint requirements.lock --no-annotate --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command 'make lock' --quiet --output-file requirements-export.lock
-	@git --no-pager diff --stat requirements.lock requirements-cluster.lock requirements-export.lock
+	@$(ADD) --extra export --output-file requirements-export.lock
+	@git --no-pager diff --stat 'requirements*.lock'
 	@echo 'All are in step with pyproject.toml.   Next: make test installs requirements.lock and tries it'
+
+.PHONY: gpu
+gpu: .venv/gpu ## set up TensorFlow with CUDA in place of the build for processors (Linux, an NVIDIA GPU)
+	@echo 'Next: docs/speed.md, or make repro; a new requirements.lock takes CUDA away again'
 
 .PHONY: cluster
 cluster: .venv/cluster ## set up what outgrows one machine too: sweeps, a team's record, a shared cache
@@ -184,7 +189,13 @@ SYNC = $(UV) sync $(OPTIONS)
 .venv/cluster: .venv/ready requirements-cluster.lock
 	@echo 'Adding the packages of requirements-cluster.lock to .venv ...'
 	@$(SYNC) requirements-cluster.lock
-	@rm -f .venv/export
+	@rm -f .venv/export .venv/gpu
+	@touch $@
+
+.venv/gpu: .venv/ready requirements-gpu.lock
+	@echo 'Setting up TensorFlow with CUDA from requirements-gpu.lock: some 3 GB ...'
+	@$(SYNC) requirements-gpu.lock
+	@rm -f .venv/export .venv/cluster
 	@touch $@
 
 # Beside what is there, the cluster's packages among it. Setting up anew, or .venv/cluster, takes these away again.

@@ -1,4 +1,4 @@
-"""The book's two scripts, in Keras 3 and otherwise as printed: what every ratio in this folder is a ratio to.
+"""The book's two scripts, in Keras 3 and otherwise as printed: the reference of all ratios in this folder.
 
 Pixels become float32 and labels one-hot vectors before training; Adam at its defaults, batches of 200, at most 30
 epochs, stopped after 10 without a lower loss on the test set, which also chooses the checkpoint.

@@ -1,15 +1,15 @@
-"""What a larger data set costs: `python bench/growth.py` trains `compact` on 1, 4 and 16 times the images.
+"""The cost of a larger data set: `python bench/growth.py` trains `compact` on 1, 4 and 16 times the images.
 
-The larger ones are made in a temporary folder (0.7 GiB). Speed should stay and memory should not grow. Writes
+The larger data sets are written to a temporary folder (0.7 GiB). Speed and memory should stay about the same. Writes
 bench/results/growth.csv.
 """
 
-import sys
+import csv
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from run import ARRAYS, HERE, check_data, measure, write_csv
+from run import ARRAYS, HERE, check_data, measure
 
 from mnistflow.core import cli
 from mnistflow.data import arrays
@@ -20,7 +20,7 @@ COLUMNS = ("times", "images", "images_per_s", "peak_rss_mib")
 
 
 def main() -> None:
-    """Make, train, print, write."""
+    """Train on each size, print the figures, write them."""
     check_data()
     training = arrays.load(ARRAYS / "training")
     rows = []
@@ -30,17 +30,16 @@ def main() -> None:
             arrays.save(Path(folder, "training"), larger)
             for name in ("validation", "test"):
                 arrays.save(Path(folder, name), arrays.load(ARRAYS / name))
-            # The first epoch compiles; the second is what is measured.
-            row = measure("compact", "--arrays", folder, "--set", "epochs=2")
+            # The first epoch compiles; the second one is measured.
+            row = measure("compact", "--arrays", folder, "--epochs", "2")
         rows.append({"times": times, "images": len(larger.labels), **row})
-        print(
-            f"{times:2}x, {len(larger.labels):9,} images: {row['images_per_s']:8,.0f} images/s, "
-            f"peak {row['peak_rss_mib']:,.0f} MiB",
-            file=sys.stderr,
-            flush=True,
-        )
+        speed, memory = f"{row['images_per_s']:8,.0f} images/s", f"peak {row['peak_rss_mib']:,.0f} MiB"
+        print(f"{times:2}x, {len(larger.labels):9,} images: {speed}, {memory}", flush=True)
     path = HERE / "results/growth.csv"
-    write_csv(path, COLUMNS, rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
     print(path)
 
 

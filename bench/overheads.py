@@ -1,7 +1,7 @@
-"""What is not training: `python bench/overheads.py` times each stage around it, an idle `dvc repro`, and the record.
+"""Overheads: `python bench/overheads.py` times the stages besides `train`, an idle `dvc repro`, and the MLflow record.
 
-Stages run in a copy of the project, on the outputs of `make repro`, with a store of its own. An idle `dvc repro`
-alternates with one in a repository of two stages that do nothing. Writes bench/results/overheads.json.
+Stages run in a copy of the project, on the outputs of `make repro`, with an MLflow store of its own. An idle `dvc
+repro` is compared with one in a repository of two trivial stages. Writes bench/results/overheads.json.
 """
 
 import json
@@ -28,7 +28,7 @@ stages:
   one: {cmd: cp params.yaml one, deps: [params.yaml], outs: [one]}
   two: {cmd: cp one two, deps: [one], outs: [two]}
 """
-# Trains a model, and prints the seconds of its epochs and those that went into the record.
+# Trains a model; prints the seconds of its training, and those of the record during it and around it.
 RECORDED = """
 import json, sys, time
 sys.path.insert(0, "stages")
@@ -60,9 +60,9 @@ def run(*command: str, folder: Path | None = None, **environment: str) -> tuple[
         WorkflowError: it failed.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
-    everything = os.environ | {"PYTHONPATH": "src", "PATH": path} | environment
+    variables = os.environ | {"PYTHONPATH": "src", "PATH": path} | environment
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=everything, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkflowError(f"{' '.join(command)} failed:\n{done.stderr}")
     return time.perf_counter() - started, done.stdout
@@ -83,7 +83,7 @@ def stages(project: Path, settings: params.Settings, **environment: str) -> dict
 
 
 def link_source(folder: Path, dataset: str) -> None:
-    """Make a source for the fetch stage: the files that it unpacked, under their published names."""
+    """Make a source for the fetch stage: links to the decompressed files, under their published names."""
     folder.mkdir()
     for role, file in catalog.load(dataset).files.items():
         (folder / file.name.removesuffix(".gz")).symlink_to((files.RAW / role).resolve())
@@ -104,7 +104,7 @@ def idle(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure everything, print the figures, write them."""
     if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], check=False).returncode:
         raise WorkflowError("outputs are behind params.yaml or the code; run `make repro` first.")
     settings = params.load()

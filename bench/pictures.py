@@ -1,8 +1,8 @@
-"""Whether a picture of a test image gets the answer that the image's array gets: `python bench/pictures.py [MODEL]`.
+"""Compare predictions for PNG files with those for arrays: `python bench/pictures.py [MODEL]`.
 
-The test images of MNIST are written as PNG files, as they are and changed, and classified as `make predict` does. The
-test set is opened here to measure, once all is decided: the constants of data/preparation.py, and SURE of
-commands/predict.py, were chosen on validation images. Fails if a change costs more than one in a hundred right answers.
+The test images of MNIST are written as PNG files, unchanged and transformed, and classified by `make predict`. Fails
+if a transformation costs more than 1% of the accuracy. The test set only measures: the constants of
+data/preparation.py, and SURE of commands/predict.py, were chosen on validation images.
 """
 
 import csv
@@ -20,12 +20,12 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Images
 
-SHARE = 0.99  # of the array's accuracy: what every change must reach
+SHARE = 0.99  # the least accuracy after a transformation, as a share of the arrays' accuracy
 RANDOM = np.random.default_rng(0)
 
 
 def padded(image: Images) -> Images:
-    """The image anywhere in 100x100."""
+    """The image at a random position in 100x100 black pixels."""
     height, width = image.shape
     picture = np.zeros((100, 100), np.uint8)
     y, x = RANDOM.integers(0, 100 - height + 1), RANDOM.integers(0, 100 - width + 1)
@@ -34,14 +34,14 @@ def padded(image: Images) -> Images:
 
 
 def shifted(image: Images) -> Images:
-    """The ink in one of the corners, by chance."""
+    """The ink moved to a random corner."""
     rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
     up, left = (-int(RANDOM.choice([used[0], used[-1] - len(image) + 1])) for used in (rows, columns))
     return np.roll(image, (up, left), (0, 1))
 
 
 def scaled(how: Image.Resampling) -> Callable[[Images], Images]:
-    """A function that makes an image three times as high and wide."""
+    """A function that enlarges an image three times."""
     return lambda image: np.asarray(Image.fromarray(image).resize((3 * image.shape[1], 3 * image.shape[0]), how))
 
 
@@ -57,7 +57,7 @@ CHANGES: dict[str, Callable[[Images], Images]] = {
 
 
 def predict(name: str, folder: Path, labels: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """What `make predict` says of 0.png, 1.png, ...: the label of each, -1 where it refused, and whether it is sure."""
+    """The predictions of `make predict` for 0.png, 1.png, ... (-1: refused), and whether each is sure."""
     command = [sys.executable, "-m", "mnistflow.commands.predict", "--csv", "--model", name, str(folder)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     rows = {int(Path(row["file"]).stem): row for row in csv.DictReader(output.splitlines())}
@@ -70,7 +70,7 @@ def main(name: str = "") -> None:
     """Print the table.
 
     Raises:
-        WorkflowError: a change costs too much, or the pictures as they are get other answers than the arrays.
+        WorkflowError: a transformation costs too much, or unchanged pictures get other predictions than arrays.
     """
     from mnistflow.training import archive, backend
 

@@ -1,13 +1,12 @@
-"""The book's two scripts and ours, alternating in one sitting: `python bench/run.py [--quick]`.
+"""Compare the book's two scripts with our models: `python bench/run.py [--quick]`.
 
-In full, every case trains as it would for a user, once; its process has its imports, its training and the test of
-its best epoch, but no record and no figures. With --quick, each trains four epochs on 12,000 images, twice over, and
-medians are shown: about three minutes. Prints a table with ratios to the book's script and the share of the
-processor's measured peak that training reaches; writes both to bench/results/ as JSON and as a figure.
+Each case is a process of its own: imports, a full training, the test of its best epoch, but no record and no figures.
+All cases run in turn, three times over: an hour. With --quick, each trains four epochs on 12,000 images: five minutes.
+Prints medians with the smallest and the largest value, ratios of medians to the book's script, and training's share of
+the processor's measured peak; writes all values to bench/results/full.json or quick.json.
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -16,24 +15,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import replacing, write_text
+from mnistflow.core.files import write_text
 from mnistflow.data import arrays
-from mnistflow.figures import style
 
 HERE = Path(__file__).parent
 ARRAYS = arrays.DATA
 CASES = ("book-dense", "dense", "book-cnn", "cnn", "compact")
 BOOK = {"dense": "book-dense", "cnn": "book-cnn", "compact": "book-cnn"}
-QUICK, QUICK_ROUNDS = ("--images", "12000", "--set", "epochs=4"), 2
-COLUMNS = {  # what is measured, how it is headed, how it is shown
+ROUNDS = 3
+QUICK = ("--images", "12000", "--epochs", "4")
+COLUMNS = {  # the figures of measure.py: heading, format
     "first_batch_s": ("first batch", "{:.1f} s"),
     "epoch_s": ("an epoch", "{:.2f} s"),
     "images_per_s": ("images/s", "{:,.0f}"),
@@ -59,7 +56,7 @@ def measure(case: str, *options: str) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The machine and the versions on which the figures depend."""
     from mnistflow.tracking.flavor import installed
     from mnistflow.tracking.provenance import processor
 
@@ -94,57 +91,45 @@ def multiply_adds(name: str) -> list[int]:
 
 
 def roofline(rows: Mapping[str, Mapping[str, float]], peak: float) -> dict[str, Any]:
-    """The arithmetic that training did in a second, and its share of the processor's peak, both in GFLOP/s."""
-    found: dict[str, Any] = {"sgemm_gflops": peak}
+    """Training's GFLOP/s by case, and its share of the processor's peak."""
+    results: dict[str, Any] = {"sgemm_gflops": peak}
     for case, row in rows.items():
         adds = multiply_adds(case.removeprefix("book-"))
-        # Backward takes as much once more for the weights' gradients, and again for the inputs'; pixels need none.
+        # The backward pass costs as much for the gradients of the weights, and again for those of the inputs. The
+        # first layer's inputs are pixels, which need no gradients.
         reached = 2 * (3 * sum(adds) - adds[0]) * row["images_per_s"] / 1e9
-        found[case] = {"multiply_adds": sum(adds), "gflops": reached, "share_of_peak": reached / peak}
-    return found
+        results[case] = {"multiply_adds": sum(adds), "gflops": reached, "share_of_peak": reached / peak}
+    return results
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, float]]) -> None:
-    """Write those columns of the rows, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        lines.writeheader()
-        lines.writerows(rows)
+def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over several runs."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def table(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
-    """A row per case: each figure, and in brackets its ratio to the book's script for the same job."""
+def table(measured: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[str]) -> list[list[str]]:
+    """A row per case: each figure's median, smallest and largest value, and the ratio to the book's script."""
+    rows = {case: medians(runs) for case, runs in measured.items()}
     lines = [["", *(COLUMNS[column][0] for column in columns)]]
-    for case, row in rows.items():
+    for case, runs in measured.items():
         cells = []
         for column in columns:
-            text = COLUMNS[column][1].format(row[column])
-            book = rows.get(BOOK.get(case, ""))
-            if book and column in (*LOWER_IS_BETTER, "images_per_s"):
-                text += f" ({row[column] / book[column]:.2f}x)"
+            show, values = COLUMNS[column][1].format, [run[column] for run in runs]
+            text = show(rows[case][column])
+            if min(values) < max(values):
+                text += f" [{show(min(values))} to {show(max(values))}]"
+            if case in BOOK and column in (*LOWER_IS_BETTER, "images_per_s"):
+                text += f" ({rows[case][column] / rows[BOOK[case]][column]:.2f}x)"
             cells.append(text)
         lines.append([case, *cells])
     return lines
 
 
-def draw(lines: list[list[str]], title: str) -> Figure:
-    """The table as a figure."""
-    figure = Figure(figsize=(2.1 * len(lines[0]), 0.45 * len(lines) + 0.8), layout="constrained")
-    ax = figure.add_subplot()
-    ax.axis("off")
-    ax.set_title(title, size=10)
-    drawn = ax.table(cellText=lines[1:], colLabels=lines[0], loc="center", cellLoc="right")
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(9)
-    drawn.scale(1, 1.5)
-    return figure
-
-
 def check_data() -> None:
-    """Make sure that it is MNIST what is measured.
+    """Check that the arrays are those of MNIST.
 
     Raises:
-        WorkflowError: it is not there, or another data set is.
+        WorkflowError: they are missing, or of another data set.
     """
     arrays.load(ARRAYS / "training")
     if (dataset := params.load().fetch.dataset) != "mnist":
@@ -152,37 +137,30 @@ def check_data() -> None:
 
 
 def main(mode: str) -> None:
-    """Measure, print, write; `mode` is quick or full."""
+    """Measure all cases, print the table, write the figures; `mode` is quick or full."""
     check_data()
     is_quick = mode == "quick"
     measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for turn in range(QUICK_ROUNDS if is_quick else 1):
+    for turn in range(ROUNDS):
         for case in CASES:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
             measured[case].append(measure(case, *(QUICK if is_quick else [])))
-    rows = {
-        case: {key: statistics.median(row[key] for row in each) for key in each[0]} for case, each in measured.items()
-    }
-
-    reached = roofline(rows, peak_gflops())
+    reached = roofline({case: medians(runs) for case, runs in measured.items()}, peak_gflops())
     about = machine()
     title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
-    lines = table(rows, [*(QUICK_COLUMNS if is_quick else COLUMNS)])
+    lines = table(measured, [*(QUICK_COLUMNS if is_quick else COLUMNS)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     print(title)
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(f"SGEMM peak {reached['sgemm_gflops']:.0f} GFLOP/s; share of it in training: ", end="")
     print(", ".join(f"{case} {reached[case]['share_of_peak']:.0%}" for case in CASES))
-    results = HERE / "results"
-    content = {"machine": about, "cases": measured, "roofline": reached}
-    write_text(results / f"{mode}.json", json.dumps(content, indent=2) + "\n")
-    style.save(results / f"{mode}.png", draw(lines, title))
-    print(f"{results}/{mode}.json, {results}/{mode}.png")
+    path = HERE / f"results/{mode}.json"
+    write_text(path, json.dumps({"machine": about, "cases": measured, "roofline": reached}, indent=2) + "\n")
+    print(path)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="four epochs on 12,000 images, twice over")
-    sys.argv[1:] = ["quick" if parser.parse_args().quick else "full"]
-    cli.run(main)
+    parser.add_argument("--quick", action="store_true", help="four epochs on 12,000 images")
+    cli.run(main, "quick" if parser.parse_args().quick else "full")

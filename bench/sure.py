@@ -1,7 +1,7 @@
-"""How often an answer of a model is called unsure: `python bench/sure.py [MODEL]`. SURE of commands/predict.py is 0.9.
+"""The share of unsure predictions at several limits of SURE in commands/predict.py: `python bench/sure.py [MODEL]`.
 
-On validation images, divided by whether the answer is right; and on what is no digit: printed letters, pairs of printed
-digits, and pieces of the photos that come with scikit-learn and Matplotlib. The test set stays closed.
+On validation images, right and wrong predictions apart; and on images of no digit: printed letters, pairs of printed
+digits, and crops of the photos that come with scikit-learn and Matplotlib. The test set stays closed.
 """
 
 import string
@@ -29,8 +29,8 @@ def text(words: str, font: str) -> Images:
     return np.asarray(picture)
 
 
-def pieces(count: int = 200) -> list[Images]:
-    """Squares cut from photos, 60 to 299 pixels wide."""
+def crops(count: int = 200) -> list[Images]:
+    """Random square crops of photos, 60 to 299 pixels wide."""
     random = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     photos.append(Image.open(DATA / "sample_data/grace_hopper.jpg"))
@@ -53,7 +53,7 @@ def main(name: str = "") -> None:
     others = {
         "letters": [text(letter, font) for letter in letters for font in FONTS],
         "two digits": [text(f"{number:02}", FONTS[0]) for number in range(100)],
-        "pieces of photos": pieces(),
+        "pieces of photos": crops(),
     }
     probabilities = backend.probabilities(model, images)
     is_right = probabilities.argmax(axis=1) == labels

@@ -1,14 +1,14 @@
-"""One training on several hosts: `python cluster/hosts.py MODEL OUTPUT`, which starts two processes on this one.
+"""Data-parallel training in several processes: `python cluster/hosts.py MODEL OUTPUT` starts two on this host.
 
-On hosts of their own, run the same command on each, in clones with the same data, with Keras' own variables:
+On several hosts, run the same command on each, in clones with the same data, with Keras' own variables:
 
-    KERAS_DISTRIBUTION_JOB_ADDRESSES    where process 0 is to listen, such as 10.0.0.1:7000; the same everywhere
-    KERAS_DISTRIBUTION_NUM_PROCESSES    how many there are (also of those that are started on this host)
-    KERAS_DISTRIBUTION_PROCESS_ID       which one this is, from 0
+    KERAS_DISTRIBUTION_JOB_ADDRESSES    the address at which process 0 listens, such as 10.0.0.1:7000
+    KERAS_DISTRIBUTION_NUM_PROCESSES    the number of processes (also for processes on one host)
+    KERAS_DISTRIBUTION_PROCESS_ID       the index of this process, from 0
 
-Each process holds the whole network and its share of the images, and so of each batch; gradients, batch statistics and
-losses are those of the whole batch (Keras' DataParallel, on JAX). Process 0 alone writes: what the train stage would
-write, into OUTPUT, the record in MLflow, and a state after each epoch, which it sends to all when the training goes on.
+Each process has the whole network and a share of the images, and so of each batch. Gradients, batch statistics and
+losses are those of the whole batch (Keras' DataParallel, on JAX). Process 0 alone writes: the files of the train stage,
+into OUTPUT, the run in MLflow, and a state after each epoch, from which all processes resume.
 """
 
 import os
@@ -34,13 +34,12 @@ from mnistflow.data.arrays import Split
 from mnistflow.training.history import Epoch
 
 ADDRESSES, COUNT, ID = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
-ARRAYS = arrays.DATA
-STARTER = "MNISTFLOW_HOSTS_STARTER"  # its own process ID, for the processes that it starts
+STARTER = "MNISTFLOW_HOSTS_STARTER"  # the process ID of the starting process, for the processes that it starts
 AGAIN = "the same command goes on after the last finished epoch"
 
 
 def main(name: str, output: Path) -> None:
-    """Be one of the processes, or start them all."""
+    """Run one process of the training, or start all of them here."""
     if name not in (known := params.load().models):
         raise WorkflowError(f"there is no model {name!r}; {', '.join(known)} are known.")
     if find_spec("jax") is None:
@@ -52,19 +51,19 @@ def main(name: str, output: Path) -> None:
 
 
 def start(name: str, output: Path) -> None:
-    """Run all processes here, on loopback. When one is lost, the others end too."""
+    """Run all processes on this host. When one is lost, end the others."""
     count = os.environ.get(COUNT, "2")
     if not count.isdecimal() or int(count) < 1:
         raise WorkflowError(f"{COUNT} is {count!r}; a number of processes is expected.")
     check_divides(name, int(count))
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    # JAX would have process 0 listen on all of this machine's addresses.
+    # JAX would listen on all network interfaces.
     own = {ADDRESSES: address, COUNT: count, STARTER: str(os.getpid()), "JAX_COORDINATOR_BIND_ADDRESS": address}
     command = [sys.executable, __file__, name, str(output)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     processes = [
-        # Each in a session of its own: Ctrl-C is for this one, which hands it on.
+        # In a session of its own, because Ctrl-C is for this process, which forwards it.
         subprocess.Popen(command, env=os.environ | own | {ID: str(index)}, start_new_session=True)
         for index in range(int(count))
     ]
@@ -82,47 +81,27 @@ def start(name: str, output: Path) -> None:
     finally:
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)  # for process 0 to end its run in MLflow
+                process.wait(timeout=10)  # process 0 ends its run in MLflow
             process.kill()
             process.wait()
 
 
 def check_divides(name: str, count: int) -> None:
-    """Check that the devices can share a batch equally.
+    """Check that the batch size is a multiple of the number of devices.
 
     Raises:
-        WorkflowError: the batch size is no multiple of their number.
+        WorkflowError: it is not.
     """
     size = params.load().models[name].batch_size
     if size % count:
         raise WorkflowError(f"models.{name}.batch_size is {size}, no multiple of the {count} devices.")
 
 
-def check_variables() -> None:
-    """Check Keras' variables, and that process 0 can listen at its address.
-
-    Raises:
-        WorkflowError: a variable is missing or has another form, or the port is taken.
-    """
-    address, count, index = (os.environ.get(key, "") for key in (ADDRESSES, COUNT, ID))
-    first, _, port = address.partition(",")[0].rpartition(":")
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)) or not (first and port.isdecimal()):
-        raise WorkflowError(
-            f"{ADDRESSES}, {COUNT} and {ID} are {address!r}, {count!r} and {index!r}; HOST:PORT of process 0, a "
-            "number of processes, and which one this is, from 0, are expected."
-        )
-    if index == "0":  # JAX would crash
-        try:
-            socket.create_server((first, int(port))).close()
-        except (OSError, OverflowError) as error:
-            raise WorkflowError(f"process 0 can't listen at {first}:{port} ({error}); choose another port.") from error
-
-
 def check_starter() -> None:
-    """Check that the process that started this one, and would stop it, is still there.
+    """Check that the starting process, which would stop this one, still runs.
 
     Raises:
-        WorkflowError: it is gone.
+        WorkflowError: it has ended.
     """
     starter = os.environ.get(STARTER)
     if starter and os.getppid() != int(starter):
@@ -130,30 +109,34 @@ def check_starter() -> None:
 
 
 def take_part(name: str, output: Path) -> None:
-    """Be one of the processes."""
-    check_variables()
+    """Run one process of the training."""
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
 
     from mnistflow.training import loop
     from mnistflow.training.backend import keras
 
-    keras.distribution.initialize()
+    try:
+        keras.distribution.initialize()
+    except (ValueError, RuntimeError) as error:  # JaxRuntimeError is a RuntimeError
+        values = ", ".join(f"{key}={os.environ.get(key)}" for key in (ADDRESSES, COUNT, ID))
+        raise WorkflowError(f"the processes can't connect ({error}); correct {values}.") from error
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     index, count, devices = jax.process_index(), jax.process_count(), jax.device_count()
     settings = params.load().models[name]
     check_divides(name, devices)
-    data = [arrays.sha256(ARRAYS / part) for part in ("training", "validation")]
-    fingerprint = loop.fingerprint(name, settings, *data, f"{count} processes")
+    parts = [arrays.DATA / part for part in ("training", "validation")]
+    hashes = [arrays.sha256(part) for part in parts]
+    fingerprint = loop.fingerprint(name, settings, *hashes, f"{count} processes")
     if from_first(fingerprint.encode()) != fingerprint.encode():
         raise WorkflowError("parameters, code, versions or images here are not those of process 0.")
     share_settings = settings.model_copy(update={"batch_size": settings.batch_size // count})
-    images = [share(arrays.load(ARRAYS / part), index, count) for part in ("training", "validation")]
+    images = [share(arrays.load(part), index, count) for part in parts]
 
     def train(state: Path, on_epoch: Callable[[Sequence[Epoch], float], None]) -> tuple[Any, Any]:
         classes = len(arrays.describe().classes)
         trained = loop.train(name, share_settings, *images, classes, received(state), on_epoch)
-        keras.distribution.set_distribution(None)  # from here on, process 0 computes alone
+        keras.distribution.set_distribution(None)  # afterwards, process 0 computes alone
         return trained
 
     try:
@@ -170,16 +153,14 @@ def take_part(name: str, output: Path) -> None:
 
 
 def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[..., tuple[Any, Any]]) -> None:
-    """Be process 0: do with the training what the train stage does."""
+    """Run process 0: as the train stage does, write the outputs and the MLflow run."""
     from mnistflow.tracking import runs
     from mnistflow.training import loop, state
 
     settings, dataset = params.load().models[name], arrays.describe()
-    training = arrays.load(ARRAYS / "training")
-    sha256 = arrays.sha256(ARRAYS / "training")
+    training, sha256 = arrays.load(arrays.DATA / "training"), arrays.sha256(arrays.DATA / "training")
     details = {**loop.describe(name, settings, dataset, training, sha256), "processes": count}
-    processes = "one process" if count == 1 else f"{count} processes"
-    print(f"{name} on {processes}, {len(training.labels):,} images; loss (accuracy):", flush=True)
+    print(f"{name}, number of processes: {count}; {len(training.labels):,} images; loss (accuracy):", flush=True)
     with state.folder(fingerprint) as folder:
         with runs.training(folder / runs.FILE, details) as run:
 
@@ -190,14 +171,14 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
 
             model, progress = train(folder / "state.npz", on_epoch)
             loop.write(output, details, model, progress)
-            run.log_outputs(output, arrays.load(ARRAYS / "validation"), progress.seconds)
-        if not (folder / state.UNRECORDED).is_file():  # else, the same command completes the record
+            run.log_outputs(output, arrays.load(arrays.DATA / "validation"), progress.seconds)
+        if not (folder / state.UNRECORDED).is_file():  # if it is, the same command completes the MLflow run
             shutil.rmtree(folder)
     print(f"The model and its history are in {output}.   Next: make ui")
 
 
 def share(split: Split, index: int, count: int) -> Split:
-    """Every `count`th image from `index` on; as many for each process, so that all take the same number of steps."""
+    """Every `count`th image from `index` on: as many for each process, so that all take as many steps."""
     size = len(split.labels) // count
     return Split(*(array[index::count][:size] for array in split))
 
@@ -211,7 +192,7 @@ def received(state: Path) -> Path:
 
 
 def from_first(content: bytes) -> bytes:
-    """The `content` of process 0, in every process. All call this at the same point."""
+    """Broadcast the `content` of process 0. All processes must call this."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     size = int(broadcast_one_to_all(np.int32(len(content))))
@@ -223,7 +204,7 @@ if __name__ == "__main__":
     try:
         cli.run(main)
     except SystemExit as end:
-        if ID in os.environ:  # at its end, JAX would wait for the others, who wait for this one
+        if ID in os.environ:  # a normal exit would wait for the other processes, which wait for this one
             sys.stdout.flush()
             os._exit(int(end.code or 0))
         raise

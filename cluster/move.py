@@ -1,9 +1,9 @@
-"""Move a record from SQLite to a server's database: `python cluster/move.py RECORD DATABASE ARTIFACTS`.
+"""Copy an MLflow store from SQLite to a server's database: `python cluster/move.py RECORD DATABASE ARTIFACTS`.
 
-RECORD is the file mlflow.db, DATABASE the address of an empty PostgreSQL database (leave its password to PGPASSFILE),
-ARTIFACTS the folder from which the MLflow server in front of it hands out files. Every row of every table is copied
-as it is, so that runs keep their IDs, times, parameters, metrics and tags, and the registry its versions and aliases.
-Addresses of files become those of the server. The record in SQLite stays as it is.
+RECORD is the file mlflow.db, DATABASE the address of an empty PostgreSQL database (with its password in PGPASSFILE),
+ARTIFACTS the artifact folder of the MLflow server. All rows of all tables are copied, so runs keep their IDs, times,
+parameters, metrics and tags, and the registry its versions and aliases. Artifact addresses become those of the server.
+RECORD is only read.
 
 MLflow 3.17 has no command for this: `mlflow migrate-filestore` goes from files to SQLite.
 """
@@ -24,28 +24,27 @@ from tqdm import tqdm
 from mnistflow.core import cli
 from mnistflow.core.errors import WorkflowError, without_password
 
-REVISION = "alembic_version"  # the table that names the state of all others
-AT_ONCE = 1000  # rows
-PROXY = "mlflow-artifacts:/"  # the beginning of an address of files that a server hands out
+REVISION = "alembic_version"  # the table with the version of the schema
+ROWS = 1000  # copied at a time
+PROXY = "mlflow-artifacts:/"  # the prefix of addresses of artifacts that a server provides
 
 
 def main(record: Path, database: str, artifacts: Path) -> None:
-    """Copy, and say what."""
+    """Copy everything, and print how much it was."""
     if not record.is_file():
         raise WorkflowError(f"{record} is missing; the SQLite file of a record is expected, usually mlflow.db.")
     if not artifacts.is_dir():
-        raise WorkflowError(f"{artifacts} is missing; the folder from which the server hands out files is expected.")
-    # Read-only: a slip can't cost the record anything.
+        raise WorkflowError(f"{artifacts} is missing; the server's folder of artifacts is expected.")
     read = f"{record.resolve().as_uri()}?mode=ro"
     source = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(read, uri=True))
     try:
         sa.create_engine(database).connect().close()  # MLflow would try for minutes
         MlflowClient(database).search_experiments(max_results=1)  # makes the tables
         with source.connect() as old, sa.create_engine(database).begin() as new:
-            old.exec_driver_sql("BEGIN")  # all that is read is of one moment
+            old.exec_driver_sql("BEGIN")  # a consistent snapshot
             count, files = copy(old, new)
             # Addresses in the record may be relative to it.
-            bring({record.resolve().parent / folder: address for folder, address in files.items()}, artifacts)
+            copy_artifacts({record.resolve().parent / folder: address for folder, address in files.items()}, artifacts)
     except (SQLAlchemyError, MlflowException) as error:
         reason = without_password(" ".join(str(error).split()))[:400]
         raise WorkflowError(f"{record} can't be moved to {without_password(database)}: {reason}") from error
@@ -55,16 +54,16 @@ def main(record: Path, database: str, artifacts: Path) -> None:
 
 
 def copy(old: sa.Connection, new: sa.Connection) -> tuple[dict[str, int], dict[Path, str]]:
-    """Copy all tables; returns the rows of each, and the address at the server of each folder of files.
+    """Copy all tables; returns the number of rows by table, and the new address of each artifact folder.
 
     Raises:
-        WorkflowError: the two are not of the same version of MLflow, or the new one is not empty.
+        WorkflowError: the schemas differ, or the new database is not empty.
     """
     source, target = tables_of(old), tables_of(new)
     check(old, new, source, target)
     for table in reversed(target.sorted_tables):
         if table.name != REVISION:
-            new.execute(table.delete())  # what every new store begins with: the default experiment
+            new.execute(table.delete())  # the default experiment of a new store
     addresses = locations(old, source)
     count: dict[str, int] = {}
     files: dict[Path, str] = {}
@@ -72,10 +71,10 @@ def copy(old: sa.Connection, new: sa.Connection) -> tuple[dict[str, int], dict[P
         if table.name == REVISION:
             continue
         count[table.name] = 0
-        for rows in old.execute(sa.select(source.tables[table.name])).mappings().partitions(AT_ONCE):
+        for rows in old.execute(sa.select(source.tables[table.name])).mappings().partitions(ROWS):
             new.execute(table.insert(), [{key: moved(row[key], addresses, files) for key in row} for row in rows])
             count[table.name] += len(rows)
-        go_on_counting(new, table)
+        set_sequences(new, table)
     return count, files
 
 
@@ -85,12 +84,12 @@ def tables_of(connection: sa.Connection) -> sa.MetaData:
     metadata.reflect(connection)
     for column in (column for table in metadata.tables.values() for column in table.columns):
         if isinstance(column.type, sa.JSON):
-            column.type.none_as_null = True  # else what is missing would become JSON's null
+            column.type.none_as_null = True  # None becomes SQL's NULL, not JSON's null
     return metadata
 
 
 def check(old: sa.Connection, new: sa.Connection, source: sa.MetaData, target: sa.MetaData) -> None:
-    """Check that both databases have the same tables, and that the new one is empty.
+    """Check that both databases have the same schema, and that the new one is empty.
 
     Raises:
         WorkflowError: they have not, or it is not.
@@ -109,16 +108,16 @@ def check(old: sa.Connection, new: sa.Connection, source: sa.MetaData, target: s
 
 
 def locations(old: sa.Connection, source: sa.MetaData) -> dict[str, str]:
-    """The address that each experiment's files will have at the server, by the one on this machine."""
+    """The new artifact address of each experiment, by the old one."""
     experiments = source.tables["experiments"]
     rows = old.execute(sa.select(experiments.c.artifact_location, experiments.c.experiment_id))
     addresses = {each: f"{PROXY}{number}" for each, number in rows if each and urlparse(each).scheme in ("", "file")}
-    # One experiment's folder may be inside another's: the deeper one is tried first.
+    # Longest first, because one experiment's folder may be inside another's.
     return dict(sorted(addresses.items(), key=lambda pair: -len(pair[0])))
 
 
 def moved(value: Any, addresses: dict[str, str], files: dict[Path, str]) -> Any:
-    """A value for the new database: an address of files becomes the server's, and is added to `files` by folder."""
+    """A value for the new database. An artifact address becomes the server's, and is added to `files` by folder."""
     if isinstance(value, str):
         for before, after in addresses.items():
             if value == before:
@@ -130,8 +129,8 @@ def moved(value: Any, addresses: dict[str, str], files: dict[Path, str]) -> Any:
     return value
 
 
-def go_on_counting(new: sa.Connection, table: sa.Table) -> None:
-    """Have the database number new rows from where the copied ones end."""
+def set_sequences(new: sa.Connection, table: sa.Table) -> None:
+    """Set the database's sequences to the largest copied IDs."""
     for column in table.primary_key.columns:
         if isinstance(column.type, sa.Integer):
             names = {"table": table.name, "column": column.name}
@@ -141,8 +140,8 @@ def go_on_counting(new: sa.Connection, table: sa.Table) -> None:
             new.execute(query, names)
 
 
-def bring(files: dict[Path, str], artifacts: Path) -> None:
-    """Copy the folders that exist (a run without files has none) to where the server hands them out."""
+def copy_artifacts(files: dict[Path, str], artifacts: Path) -> None:
+    """Copy the artifact folders that exist to the server's folder. A run without artifacts has none."""
     for folder, address in tqdm(files.items(), unit="folder", leave=False, disable=None):
         if folder.is_dir():
             shutil.copytree(folder, artifacts / address.removeprefix(PROXY), dirs_exist_ok=True)

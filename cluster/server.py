@@ -1,14 +1,13 @@
-"""A team's record: an MLflow server with PostgreSQL behind it: `python cluster/server.py FOLDER PORT DATABASE_PORT`.
+"""An MLflow server with PostgreSQL, for a team: `python cluster/server.py FOLDER PORT DATABASE_PORT`.
 
-Ctrl-C stops both; the same command goes on with what is in FOLDER, which is made if needed:
+Runs both servers on 127.0.0.1 until Ctrl-C. Everything is in FOLDER, which is made if needed:
 
     postgres/     the database
-    artifacts/    the runs' files, which the server takes in and hands out
-    pgpass        the database's password, generated here, as PostgreSQL's clients read it (PGPASSFILE)
-    *.log         what the two servers printed
+    artifacts/    the runs' artifacts
+    pgpass        the database's password, generated here, in the format of PostgreSQL's clients (PGPASSFILE)
+    *.log         the output of the two servers
 
-Both listen on 127.0.0.1 alone. PostgreSQL comes from the system's packages (Debian: postgresql). It refuses to run as
-root; started by root, it runs as the user postgres.
+PostgreSQL comes from the system's packages (Debian: postgresql). Started by root, it runs as the user postgres.
 """
 
 import os
@@ -31,13 +30,13 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import replacing
 
 HOST = "127.0.0.1"
-NAME = "mnistflow"  # of the database, and of the role that owns it
-DEBIAN = Path("/usr/lib/postgresql")  # Debian keeps the server's programs out of PATH, in a folder per version
+NAME = "mnistflow"  # of the database and its owner
+DEBIAN = Path("/usr/lib/postgresql")  # Debian's folder of PostgreSQL's programs, by version; they are not in PATH
 
 
 def main(folder: Path, port: str, database_port: str) -> None:
-    """Run both until one of them ends or Ctrl-C is pressed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in what a script starts with &
+    """Run both servers until one of them ends, or until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a script's background jobs ignore SIGINT by default
         signal.signal(number, signal.default_int_handler)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,23 +54,23 @@ def main(folder: Path, port: str, database_port: str) -> None:
 
 
 def address(database_port: str) -> str:
-    """The database's address for SQLAlchemy. The password is in no address: PGPASSFILE says where it is."""
+    """The database's address for SQLAlchemy, without the password, which is in PGPASSFILE."""
     return f"postgresql+psycopg://{NAME}@{HOST}:{database_port}/{NAME}"
 
 
 @contextmanager
 def database(folder: Path, port: str) -> Iterator[subprocess.Popen[bytes]]:
-    """PostgreSQL with the data in `folder`, which is made at the first time; it answers when the block begins."""
+    """A running PostgreSQL server with its data in `folder`, which are made at the first start."""
     _check_free(port)
     owner, programs = _owner(), _programs(folder)
     if not (folder / "postgres").is_dir():
         _make(folder, programs, owner)
-    # No socket in the file system: its path might be longer than the 107 characters that one may have.
+    # No Unix socket, whose path may have at most 107 characters.
     settings = {"listen_addresses": HOST, "port": port, "unix_socket_directories": ""}
     command = [str(programs / "postgres"), "-D", str(folder / "postgres")]
     command += [f"--{name}={value}" for name, value in settings.items()]
     log = folder / "postgres.log"
-    # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
+    # SIGINT is PostgreSQL's fast shutdown, which does not wait for clients to disconnect.
     with _running(command, log, signal.SIGINT, cwd="/", **owner) as process:
         is_ready = [str(programs / "pg_isready"), "--quiet", "--host", HOST, "--port", port]
         _wait(process, lambda: subprocess.run(is_ready, check=False).returncode == 0, "PostgreSQL", log)
@@ -79,14 +78,14 @@ def database(folder: Path, port: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _make(folder: Path, programs: Path, owner: dict[str, Any]) -> None:
-    """Make the database elsewhere first: a crash on the way leaves none rather than half of one."""
+    """Make the database in a temporary folder and rename it, so that a crash leaves no incomplete one."""
     print(f"Making a database in {folder} ...", flush=True)
     new, password = folder / "postgres.new", secrets.token_urlsafe(24)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     if owner:
         os.chown(new, owner["user"], owner["group"])
-    # The superuser has no password and so can't connect at all; --single is how to be one.
+    # The superuser has no password and so can't connect; single-user mode needs none.
     initdb = [str(programs / "initdb"), "--pgdata", str(new), "--encoding=UTF8", "--locale=C"]
     single = [str(programs / "postgres"), "--single", "-D", str(new), "postgres"]
     roles = f"CREATE ROLE {NAME} LOGIN PASSWORD '{password}'\nCREATE DATABASE {NAME} OWNER {NAME}\n"
@@ -103,7 +102,7 @@ def _make(folder: Path, programs: Path, owner: dict[str, Any]) -> None:
 
 
 def _owner() -> dict[str, Any]:
-    """Whom PostgreSQL runs as, in Popen's words: whoever started this, but for root."""
+    """Options of Popen for the user that PostgreSQL runs as: this user, or postgres instead of root."""
     if os.getuid() != 0:
         return {}
     try:
@@ -116,9 +115,9 @@ def _owner() -> dict[str, Any]:
 
 
 def _programs(folder: Path) -> Path:
-    """Where PostgreSQL's programs are: those of the version that made the data in `folder`, else the newest."""
-    made = folder / "postgres/PG_VERSION"
-    version = made.read_text(encoding="utf-8").strip() if made.is_file() else ""
+    """The folder of PostgreSQL's programs, of the version of the data in `folder`, or else of the newest version."""
+    file = folder / "postgres/PG_VERSION"
+    version = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     if folders := sorted(DEBIAN.glob(f"{version or '*'}/bin"), key=lambda path: float(path.parent.name)):
         return folders[-1]
     if elsewhere := shutil.which("initdb"):
@@ -131,12 +130,12 @@ def _programs(folder: Path) -> Path:
 
 @contextmanager
 def mlflow_server(folder: Path, port: str, database_port: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server in front of the database; it answers when the block begins."""
+    """A running MLflow server that uses the database."""
     _check_free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port]
-    (folder / "artifacts").mkdir(exist_ok=True)  # or else it comes with the first file, and cluster/move.py misses it
+    (folder / "artifacts").mkdir(exist_ok=True)  # for cluster/move.py, before there is an artifact
     command += ["--backend-store-uri", address(database_port), "--artifacts-destination", str(folder / "artifacts")]
-    # Its job runners, several processes, serve the evaluation of language models.
+    # No processes for jobs, which are for language models.
     settings = {"PGPASSFILE": str(folder / "pgpass"), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = folder / "mlflow.log"
 
@@ -162,10 +161,7 @@ def _check_free(port: str) -> None:
 def _running(
     command: Sequence[str], log: Path, stop: signal.Signals, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is stopped by the signal `stop` when the block ends.
-
-    It is in a session of its own: Ctrl-C is for this script, which stops one server after the other.
-    """
+    """A process in a session of its own, which Ctrl-C does not reach; the signal `stop` ends it after the block."""
     with log.open("ab") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **options

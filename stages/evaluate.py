@@ -1,4 +1,4 @@
-"""Classify the test set with one model, and ask where it looked when wrong: `python stages/evaluate.py MODEL`."""
+"""Measure one model on the test images, as they are and corrupted: `python stages/evaluate.py MODEL`."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from functools import partial
 
 from mnistflow.core import cli, files
 from mnistflow.data import arrays
-from mnistflow.evaluation import metrics, occlusion, predictions
+from mnistflow.evaluation import metrics, occlusion, predictions, robustness
 
 
 def main(name: str) -> None:
@@ -28,9 +28,10 @@ def main(name: str) -> None:
     probabilities = predict(test.images)
     milliseconds = 1000 * (time.perf_counter() - started) / len(test.labels)
 
+    scores = robustness.measure(predict, test)
     # No times among the metrics: the same inputs give the same bytes.
     facts = {key: details[key] for key in ("parameters", "best_epoch", "selected_on")}
-    values = metrics.headline(probabilities, test.labels) | facts
+    values = metrics.headline(probabilities, test.labels) | {"robustness": scores.mean} | facts
     report = {
         "model": name,
         "model_md5": files.md5(trained / "model.keras"),
@@ -40,13 +41,14 @@ def main(name: str) -> None:
     }
     predictions.write(files.EVALUATION / name, test, probabilities, report)
     occlusion.write(files.EVALUATION / name, predict)
-    files.METRICS.mkdir(exist_ok=True)
+    robustness.write(name, scores)
     (files.METRICS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(
         f"{name}: {values['accuracy']:.2%} of {len(test.labels):,} test images right (95% interval "
         f"{values['accuracy_low']:.2%} to {values['accuracy_high']:.2%}), {values['errors']} wrong, "
         f"{milliseconds:.3f} ms an image; best epoch chosen on the {details['selected_on']} images"
     )
+    print(f"{name}: {scores}")
     try:
         store.connect()
         runs.log_evaluation(name, {"milliseconds_per_image": milliseconds})

@@ -17,7 +17,6 @@ LAYERS = files.PLOTS / "layers.png"
 
 
 def main() -> None:
-    # Not at the top: TensorFlow takes seconds, and cli.run answers Ctrl-C with one sentence.
     from mnistflow.training import archive
     from mnistflow.training.backend import keras
 
@@ -49,17 +48,17 @@ def main() -> None:
     ]
     text = json.dumps(captions, indent=2, ensure_ascii=False)
     (files.INSIDE / "captions.json").write_text(text + "\n", encoding="utf-8")
-    # Copied: the same figure saved again differs, because its layout begins where it was.
+    # Copied, not drawn again: Matplotlib's layout of a figure that was saved before gives other bytes.
     LAYERS.parent.mkdir(exist_ok=True)
     shutil.copyfile(files.INSIDE / LAYERS.name, LAYERS)
     print(f"{files.INSIDE}: {', '.join(each.file for each in pictures)}")
 
 
 def last_pooling(activations: Mapping[str, Numbers], pooling_sizes: Mapping[str, int]) -> lesson.Pooling | None:
-    """The network's last max pooling of tiles that don't overlap, if it has one right after another layer.
+    """The network's last max pooling layer without overlap, if its input is the layer before.
 
-    `pooling_sizes` has the height of a tile by the name of its layer. The numbers tell the rest: padding, strides, and
-    whether the layer before is the one that it takes.
+    `pooling_sizes` has the window's height by the layer's name. Padding, strides and the input are checked by the
+    activations: they must be the maxima of the tiles of the layer before.
     """
     for before, layer in reversed(list(pairwise(activations))):
         size, values = pooling_sizes.get(layer), activations[before]

@@ -1,4 +1,4 @@
-"""Bring the data set's files into data/raw, from the first source that has them; of pictures, a list."""
+"""Fetch the data set's files into data/raw. A folder of pictures is listed there, with hashes."""
 
 import hashlib
 import os
@@ -18,23 +18,22 @@ def main() -> None:
     if dataset.format == "pictures":
         list_pictures(name, dataset)
         return
-    first = os.environ.get("MNISTFLOW_SOURCE")
-    places = [first, *dataset.sources] if first else dataset.sources
-    sources.fetch(dataset.files, places, files.cache() / "downloads" / name, files.RAW, dataset.archive)
+    own = os.environ.get("MNISTFLOW_SOURCE")
+    locations = [own, *dataset.sources] if own else dataset.sources
+    sources.fetch(dataset.files, locations, files.cache() / "downloads" / name, files.RAW, dataset.archive)
 
 
 def list_pictures(name: str, dataset: Dataset) -> None:
     folder = pictures.folder_of(name)
-    found, skipped = pictures.scan(folder)
-    pictures.check_classes(folder, found, dataset.classes, name)
-    listed = [each._replace(sha256=pictures.sha256(folder / each.path)) for each in found]
+    scanned, skipped = pictures.scan(folder)
+    pictures.check_classes(folder, scanned, dataset.classes, name)
+    listed = [picture._replace(sha256=pictures.sha256(folder / picture.path)) for picture in scanned]
     text = pictures.table(listed)
     files.RAW.mkdir(parents=True, exist_ok=True)
     (files.RAW / pictures.TABLE).write_text(text, encoding="utf-8", newline="\n")
     is_as_imported = hashlib.sha256(text.encode()).hexdigest() == dataset.sha256
     change = "" if is_as_imported else f", not exactly the {dataset.count} of the import"
-    print(f"{name}: {len(listed):,} pictures in {folder}{change}")
-    print("\n".join(pictures.left_out(skipped)), end="\n" * bool(skipped))
+    print("\n".join([f"{name}: {len(listed):,} pictures in {folder}{change}", *pictures.left_out(skipped)]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check params.yaml and the chosen data set before any stage runs, and write the schema by which editors check it."""
+"""Validate params.yaml and the chosen data set before any other stage, and write a JSON schema for editors."""
 
 import json
 from pathlib import Path

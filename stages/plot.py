@@ -7,9 +7,9 @@ import numpy as np
 
 from mnistflow.core import cli, files, params
 from mnistflow.data import arrays
-from mnistflow.evaluation import audit, occlusion, predictions
-from mnistflow.figures import results, robustness, style
-from mnistflow.robustness import scores
+from mnistflow.evaluation import audit, occlusion, predictions, robustness
+from mnistflow.figures import results, style
+from mnistflow.figures.robustness import sheet
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -33,7 +33,7 @@ def main() -> None:
         "errors.png": results.errors(selected, evaluations[selected]),
         "audit.png": results.audit_sheet(files.read_json(AUDIT), audit.pixels(evaluations), classes),
         "occlusion.png": results.occlusion_sheet(selected, evaluations[selected], evidence),
-        "robustness.png": robustness.sheet(example, scores.read_all(names)),
+        "robustness.png": sheet(example, robustness.read_all(names)),
     }
     for file, figure in figures.items():
         style.save(files.PLOTS / file, figure)

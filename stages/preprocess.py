@@ -1,4 +1,4 @@
-"""Decode the data set, divide it into training, validation and test images, and show what it is made of."""
+"""Decode the data set, split it into training, validation and test images, and draw samples."""
 
 import hashlib
 import json
@@ -17,22 +17,22 @@ def main() -> None:
     name, split = settings.fetch.dataset, settings.split
     dataset = catalog.load(name)
     classes, shape = dataset.classes, dataset.shape()
-    # Of pictures, the parts hold positions in this list, and the images are decoded when it is known where they go.
+    # Pictures are decoded after the split, straight into their part: until then, a part has positions in this list.
     listed = pictures.read_table(files.RAW / pictures.TABLE) if dataset.format == "pictures" else []
     if listed:
-        given = pictures.parts(listed, classes)
+        original = pictures.parts(listed, classes)
     else:
-        given = {part: Part(*images) for part, images in formats.read(dataset, files.RAW).items()}
-    keys = []
-    if "test" not in given:
-        items = given["training"].items
-        keys = [bytes.fromhex(listed[item].sha256) if listed else hashlib.sha256(item).digest() for item in items]
-    divided, notes = splits.divide(given, keys, dataset.test, split.validation, split.seed, classes)
+        original = {part: Part(*images) for part, images in formats.read(dataset, files.RAW).items()}
+    hashes = []
+    if "test" not in original:
+        items = original["training"].items
+        hashes = [bytes.fromhex(listed[item].sha256) if listed else hashlib.sha256(item).digest() for item in items]
+    divided, notes = splits.divide(original, hashes, dataset.test, split.validation, split.seed, classes)
 
     for part, (items, labels) in divided.items():
         if listed and shape:
-            chosen = [listed[item] for item in items]
-            skipped = pictures.save(arrays.DATA / part, pictures.folder_of(name), chosen, labels, shape)
+            selected = [listed[item] for item in items]
+            skipped = pictures.save(arrays.DATA / part, pictures.folder_of(name), selected, labels, shape)
             notes += pictures.left_out(skipped)
         else:
             arrays.save(arrays.DATA / part, Split(items, labels))
@@ -49,8 +49,7 @@ def main() -> None:
     (files.OVERVIEW / "overview.txt").write_text(overview, encoding="utf-8")
     image, label = np.asarray(training.images[0]), style.drawable(classes, 30)[training.labels[0]]
     style.save(files.OVERVIEW / "digit.png", samples.digit(image, label))
-    shown = samples.samples(training.images, training.labels, classes)
-    style.save(files.OVERVIEW / "samples.png", shown)
+    style.save(files.OVERVIEW / "samples.png", samples.samples(training.images, training.labels, classes))
 
 
 if __name__ == "__main__":

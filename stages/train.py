@@ -7,7 +7,6 @@ from mnistflow.data import arrays
 
 
 def main(name: str) -> None:
-    # Here, because TensorFlow and MLflow take seconds to import, in which Ctrl-C should end in one sentence too.
     from mnistflow.tracking import runs
     from mnistflow.training import loop, state
 

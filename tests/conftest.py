@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 
 from mnistflow.data import catalog, formats
 from mnistflow.data.arrays import Split
+from mnistflow.tracking import store
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -274,6 +275,19 @@ def inside(project: Project) -> Iterator[mlflow.MlflowClient]:
             yield client_of(project)
         finally:
             mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store as `connect` makes it. MLflow takes seconds for its tables: the tests get copies."""
+    made = tmp_path_factory.mktemp("new store")
+    before = mlflow.get_tracking_uri()
+    with chdir(made), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", address_of(Project(made)))
+        store.connect()
+    mlflow.set_tracking_uri(before)
+    return made
 
 
 def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:

@@ -80,7 +80,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bytes_and_in_one_run(
     forget_record(project)
     project.forget("models/compact/model.keras")
     shutil.rmtree(project.folder / "models/compact")
-    forget_stages(project, "train@compact", "evaluate@compact", "robustness@compact", "explain")
+    forget_stages(project, "train@compact", "evaluate@compact", "explain")
     moments = (
         ".cache/training/compact-*/state.npz",  # after an epoch
         "mlruns/*/artifacts/history.csv",  # after its outputs, among what is logged

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
 from mnistflow.evaluation import audit, predictions
+from mnistflow.evaluation.corruptions import FAMILIES
 from mnistflow.evaluation.predictions import Predictions
+from mnistflow.evaluation.robustness import Scores
 from mnistflow.figures import heat, results, robustness, samples, style
-from mnistflow.robustness.corruptions import FAMILIES
-from mnistflow.robustness.scores import Scores
 from mnistflow.training.history import Epoch
 
 HISTORY = [Epoch(number, 0.5 / number, 0.9, loss, 0.9, 0.001) for number, loss in ((1, 0.6), (2, 0.3), (3, 0.4))]

@@ -17,10 +17,9 @@ from mnistflow.core.files import md5
 from mnistflow.core.params import RESERVED
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
-from mnistflow.evaluation import leftovers, metrics, occlusion, predictions
-from mnistflow.robustness import scores
-from mnistflow.robustness.corruptions import FAMILIES
-from mnistflow.robustness.scores import Scores
+from mnistflow.evaluation import leftovers, metrics, occlusion, predictions, robustness
+from mnistflow.evaluation.corruptions import FAMILIES
+from mnistflow.evaluation.robustness import Scores
 from mnistflow.training import history
 
 MODELS = ("cnn", "dense")
@@ -35,7 +34,7 @@ def write_model(name: str, images: int = 30) -> None:
     report = {"model": name, "classes": ["a", "b", "c"], "metrics": values}
     predictions.write(Path("evaluation", name), test, probabilities, report)
     occlusion.write(Path("evaluation", name), lambda images: np.full((len(images), 3), 1 / 3, np.float32))
-    scores.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.6] for family in FAMILIES}))
+    robustness.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.6] for family in FAMILIES}))
     Path("models", name).mkdir(parents=True)
     Path("models", name, "model.keras").write_text(f"a model {name}")
     history.write(Path("models", name, "history.csv"), [history.Epoch(1, 0.5, 0.9, 0.4, 0.8, 0.1)])

@@ -19,12 +19,15 @@ exit 0
 """
 
 
+LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-cluster.lock", "requirements-export.lock")
+
+
 class Folder:
     """A folder with the project's Makefile and nothing else that it needs but a stub of Python."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name in ("Makefile", "requirements.lock", "requirements-cluster.lock", "requirements-export.lock"):
+        for name in ("Makefile", *LOCKS):
             shutil.copy(HERE / name, path)
         self.stub = path / "stub"
         self.stub.write_text(PYTHON)
@@ -132,10 +135,11 @@ def ready(folder: Folder) -> None:
 
 def test_commands_are_called_in_this_project_s_environment(folder: Folder) -> None:
     ready(folder)
-    folder.make("repro", "DATASET=digits", DVC_ROOT="/elsewhere", PIP_USER="1", PYTHONPATH="/elsewhere")
+    outer = {"DVC_ROOT": "/elsewhere", "DVC_EXP_NAME": "theirs", "DVC_EXP_BASELINE_REV": "0" * 40}
+    folder.make("repro", "DATASET=digits", PIP_USER="1", PYTHONPATH="/elsewhere", **outer)
     assert folder.calls() == ["python -m mnistflow.commands.repro digits"]
     variables = folder.variables()
-    assert "DVC_ROOT" not in variables
+    assert not set(outer) & set(variables)
     assert (variables["PIP_USER"], variables["PYTHONPATH"]) == ("0", "src")
 
 
@@ -171,6 +175,35 @@ def test_export_adds_its_packages_once_and_again_after_those_of_the_cluster(fold
     folder.calls()
     folder.make("export")
     assert any("uv pip install" in call for call in folder.calls())
+
+
+@pytest.mark.parametrize("target", ["gpu", "cluster"])
+def test_extras_take_the_place_of_each_other(folder: Folder, target: str) -> None:
+    """Each lock names all packages of .venv, so that what is not in it is taken away."""
+    ready(folder)
+    other = {"gpu": "cluster", "cluster": "gpu"}[target]
+    for extra in (target, other, target):
+        folder.make(extra)
+        assert re.match(rf"python -m uv pip sync .*--require-hashes .*requirements-{extra}.lock$", folder.calls()[-1])
+        folder.make(extra)
+        assert folder.calls() == []
+
+
+def test_all_locks_have_the_same_versions_and_one_build_of_tensorflow() -> None:
+    def versions(lock: str) -> dict[str, set[str]]:
+        packages: dict[str, set[str]] = {}
+        for name, version in re.findall(r"^([a-z0-9_.-]+)==(\S+)", (HERE / lock).read_text(), re.MULTILINE):
+            packages.setdefault(name, set()).add(version)
+        return packages
+
+    main, *others = map(versions, LOCKS)
+    for packages in others:
+        assert {name: packages[name] for name in packages.keys() & main.keys()} == {
+            name: main[name] for name in packages.keys() & main.keys()
+        }
+    gpu = others[0]
+    assert {"tensorflow", "nvidia-cudnn-cu12"} <= gpu.keys()
+    assert main.keys() - gpu.keys() == {"tensorflow-cpu"}
 
 
 def test_tests_run_after_lint_and_in_two_tiers(folder: Folder) -> None:

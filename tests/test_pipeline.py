@@ -190,7 +190,6 @@ def test_the_test_images_are_opened_by_the_stage_that_makes_them_and_by_those_th
         "preprocess": set(PARTS),
         "train": {"training", "validation"},
         "evaluate": {"test"},
-        "robustness": {"test"},
         "plot": {"validation"},
         "explain": {"validation"},
     }

@@ -20,6 +20,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import (
+    HERE,
     RECORD,
     Project,
     address_of,
@@ -62,9 +63,10 @@ DETAILS: dict[str, Any] = {
 
 
 @pytest.fixture
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, whose store is its own."""
+def own_store(new_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with an empty record of its own."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copy(new_store / "mlflow.db", tmp_path)
     with inside(Project(tmp_path)):
         yield tmp_path
 
@@ -157,6 +159,27 @@ def test_a_training_whose_store_came_back_leaves_nothing_to_do(
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become any user")
+def test_a_user_without_a_name_has_a_record(own_store: Path) -> None:
+    """As in a container that was started with a user's number, which no file of the system gives a name."""
+    user = ("--reuid", "54321", "--regid", "54321", "--clear-groups")
+    rights = ("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override")  # this Python may lie in root's home
+    code = f"from mnistflow.tracking import runs\nwith runs.training(Path('run.json'), {DETAILS}): pass"
+    done = subprocess.run(
+        ["setpriv", *user, *rights, sys.executable, "-c", f"from pathlib import Path\n{code}"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE / "src"), "HOME": "/"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "uid not found" not in done.stderr
+    (run,) = runs(mlflow.MlflowClient())
+    assert (run.info.status, run.data.tags["mlflow.user"]) == ("FINISHED", "user 54321")
+    assert (own_store / "run.json").stat().st_uid == 54321
+
+
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
 def test_a_record_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -243,6 +266,8 @@ def test_a_server_that_is_away_delays_the_record_and_nothing_else(
             assert run.info.end_time < ended
             assert run.data.metrics["seconds"] > 0
             assert steps(client, run, "epoch_seconds") == steps(client, run)
+        output = project.run("python", "-m", "mnistflow.tracking.ui", PYTHONPATH="src", **away)
+        assert output.startswith(f"These runs have a server:\n{away['MLFLOW_TRACKING_URI']}/#/experiments/1/runs?")
         project.record(**away)
         assert {run.info.run_id for run in runs(client)} == {run.info.run_id for run in recorded.values()}
         assert {run.data.tags["model"]: run.data.metrics for run in runs(client)} == {
@@ -281,17 +306,22 @@ def test_a_new_store_gets_the_runs_from_the_outputs(copy_of_repro: New, tmp_path
 def test_an_interrupted_run_is_marked_as_killed_though_its_training_never_goes_on(
     copy_of_repro: New, tmp_path: Path
 ) -> None:
+    """That of a changed setting, which is then taken back, and that of a training that DVC's cache answers."""
     project = copy_of_repro(tmp_path / "project")
-    client = client_of(project)
-    process = project.start("dvc", "repro", "--force", "--single-item", "train@compact")
-    wait_for(lambda: project.states("compact-*/state.npz"), process)
-    kill(process)
-    (run,) = runs(client, "attributes.status = 'RUNNING'")
-    output = project.repro()  # DVC's cache has the model
-    assert stages_run(output) == []
-    run = client.get_run(run.info.run_id)
-    assert run.info.status == "KILLED"
-    assert run.info.end_time >= run.info.start_time
+    client, params = client_of(project), project.read("params.yaml")
+    project.set(models__compact__seed=2)
+    for count, options in enumerate(((), ("--force", "--single-item"))):
+        process = project.start("dvc", "repro", *options, "train@compact")
+        wait_for(lambda count=count: len(project.states("compact-*/state.npz")) > count, process)
+        kill(process)
+        (project.folder / "params.yaml").write_bytes(params)
+    running = runs(client, "attributes.status = 'RUNNING'")
+    assert {run.data.params["seed"] for run in running} == {"1", "2"}
+    assert stages_run(project.repro()) == ["params"]  # DVC's cache has the model
+    for run in running:
+        ended = client.get_run(run.info.run_id)
+        assert ended.info.status == "KILLED"
+        assert ended.info.end_time >= run.info.start_time
 
 
 @pytest.mark.slow
@@ -376,13 +406,13 @@ def test_a_moved_folder_keeps_its_record_with_all_artifacts(copy_of_repro: New, 
 
 @pytest.mark.slow
 def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> None:
-    """One that adds a model, in a copy of the project that DVC deletes afterwards."""
+    """One that adds a model, of a network that has one, in a copy of the project that DVC deletes afterwards."""
     project = copy_of_repro(tmp_path / "project")
     client = client_of(project)
     section = YAML(typ="safe").load(project.folder / "params.yaml")["models"]["dense"] | {"learning_rate": 1e-4}
     added = f"+models.wide={json.dumps(section)}".replace('"', "")
     output = project.dvc("exp", "run", "--temp", "--name", "wider", "--set-param", added)
-    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "robustness@wide", "compare", "plot"]
+    assert stages_run(output) == ["params", "train@wide", "evaluate@wide", "compare", "plot"]
     run = runs(client)[0]
     check_run(client, run)
     assert (run.info.run_name, run.data.tags["dvc_experiment"]) == ("wide (wider)", "wider")
@@ -392,9 +422,12 @@ def test_an_experiment_names_its_runs(copy_of_repro: New, tmp_path: Path) -> Non
     assert (tags["git_dirty"], tags["git_changes"]) == ("true", "params.yaml")
     assert not project.states()
     changes = json.loads(project.dvc("metrics", "diff", "--json", "HEAD", "wider"))
-    assert set(changes) == {"metrics/wide.json", "metrics/robustness/wide.json"}
+    assert set(changes) == {"metrics/wide.json"}
     assert changes["metrics/wide.json"]["accuracy"]["new"] == run.data.metrics["test/accuracy"]
     # Taken over, it is there and trains nothing.
     project.dvc("exp", "apply", "wider")
     assert stages_run(project.repro()) == []
     assert len(runs(client)) == 3
+    parameters = [json.loads(project.read(f"metrics/{name}.json"))["parameters"] for name in ("dense", "wide")]
+    assert parameters[0] == parameters[1]
+    assert project.read("models/dense/model.keras") != project.read("models/wide/model.keras")

@@ -26,9 +26,10 @@ URI = "models:/mnistflow@champion"
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+def client(new_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
     """A client of an empty store."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copy(new_store / "mlflow.db", tmp_path)
     with inside(Project(tmp_path)) as client:
         store.connect()
         yield client

@@ -21,10 +21,9 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 from mnistflow.data.catalog import Dispute
-from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions
-from mnistflow.robustness import scores
-from mnistflow.robustness.corruptions import FAMILIES
-from mnistflow.robustness.scores import Scores
+from mnistflow.evaluation import audit, comparisons, metrics, occlusion, predictions, robustness
+from mnistflow.evaluation.corruptions import FAMILIES
+from mnistflow.evaluation.robustness import Scores
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -109,7 +108,7 @@ def write_outputs(
         )
         evidence = random.normal(size=((images + 9) // 10, *shape[:2])).astype(np.float32)
         np.save(Path("evaluation", name, occlusion.FILE), evidence[: occlusion.MOST])
-        scores.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
+        robustness.write(name, Scores(images, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
         Path("models", name).mkdir(parents=True)
         history.write(Path("models", name, "history.csv"), rows)
         Path("models", name, "summary.txt").write_text("layer, shape, parameters")
@@ -335,7 +334,7 @@ def test_robustness_is_a_table_of_what_the_stage_measured(folder: Path) -> None:
     assert [(name, cells.count("<td>")) for name, cells in rows] == [("dense", 7), ("cnn", 7)]
     assert '<th scope="row">noise</th><td class="text">deviation 15%</td><td>80.00%</td><td>80.00%</td>' in text
     assert "random sample" not in text  # all test images are used
-    scores.write("cnn", Scores(20, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
+    robustness.write("cnn", Scores(20, 0.9, {family: [0.8, 0.7, 0.123] for family in FAMILIES}))
     assert "on 20 test images (a random sample of the 60, the same for all models) with 7 kinds" in report.render()
     assert text.count("<td>12.30%</td><td>12.30%</td>") == 7
 

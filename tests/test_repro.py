@@ -10,7 +10,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from conftest import REPRO, Project, client_of, kill, runs, stages_run, wait_for
+from conftest import REPRO, Project, client_of, is_clean, kill, runs, stages_run, wait_for
 
 from mnistflow.commands import repro as repro_command
 from mnistflow.core.errors import WorkflowError
@@ -81,14 +81,7 @@ def test_a_folder_without_git_in_a_path_with_any_letters(copy_of_repro: New, tmp
     project = copy_of_repro(tmp_path / PATH)
     shutil.rmtree(project.folder / ".git")
     project.set(models__dense__epochs=3)
-    assert stages_run(project.repro()) == [
-        "params",
-        "train@dense",
-        "evaluate@dense",
-        "robustness@dense",
-        "compare",
-        "plot",
-    ]
+    assert stages_run(project.repro()) == ["params", "train@dense", "evaluate@dense", "compare", "plot"]
     shutil.copy(project.folder / "mlflow.db", tmp_path)  # the path can't stand in an address
     run = runs(client_of(Project(tmp_path)), "tags.model = 'dense'")[0]
     assert run.info.status == "FINISHED"
@@ -242,7 +235,9 @@ def test_another_data_set_and_kills_leave_git_and_params_whole(copy_of_repro: Ne
             assert project.read("params.yaml") == before
 
 
-def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: New, tmp_path: Path) -> None:
+def test_stages_make_the_same_bytes_again_whatever_a_user_s_own_settings_are(
+    copy_of_repro: New, tmp_path: Path
+) -> None:
     project = copy_of_repro(tmp_path / "project")
     before, lock = project.outputs(), project.read("dvc.lock")
     recorded = len(runs(client_of(project)))
@@ -253,25 +248,36 @@ def test_a_user_s_own_settings_change_neither_bytes_nor_places(copy_of_repro: Ne
     (home / ".config/matplotlib").mkdir(parents=True)
     (home / ".config/matplotlib/matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 300\nfont.size: 30\n")
     (outer / ".dvc").mkdir(parents=True)
-    for output in ("data/overview", "models/compact/model.keras", "inside", "plots/loss.png"):
+    measured = ("evaluation/compact/predictions.csv", "metrics/robustness/compact.json")
+    for output in ("data/overview", "models/compact/model.keras", *measured, "inside", "plots/loss.png"):
         project.forget(output)
-    for folder in ("data/overview", "models/compact", "inside", "plots", ".dvc/cache/runs"):
+    for folder in ("data/overview", "models/compact", "evaluation/compact", "inside", "plots", ".dvc/cache/runs"):
         shutil.rmtree(project.folder / folder)
+    for output in ("compact", "comparison", "robustness/compact"):
+        (project.folder / f"metrics/{output}.json").unlink()
 
     output = project.repro(
         HOME=str(home),
         SHELL="/usr/sbin/nologin",
-        DVC_ROOT=str(outer),  # as in a stage of another project
+        DVC_ROOT=str(outer),  # as in a stage of another project, in an experiment there
+        DVC_STAGE="theirs.yaml:stage",
+        DVC_EXP_NAME="theirs",
+        DVC_EXP_BASELINE_REV="0" * 40,
         PATH="/usr/local/bin:/usr/bin:/bin",  # nobody has activated the virtual environment
         XDG_CONFIG_HOME=str(home / ".config"),
         LC_ALL="C",
         CDPATH="/",
         PYTHONHASHSEED="7",
     )
-    assert set(stages_run(output)) == {"preprocess", "train@compact", "plot", "explain"}
+    of_compact = {"train@compact", "evaluate@compact"}
+    assert set(stages_run(output)) == {"preprocess", "compare", "plot", "explain"} | of_compact
     assert project.outputs() == before
     assert project.read("dvc.lock") == lock
+    assert is_clean(project)
     assert len(runs(client_of(project))) == recorded + 1
+    run = runs(client_of(project))[0]
+    assert (run.info.run_name, run.data.tags.get("dvc_experiment")) == ("compact", None)
+    assert run.data.tags["mlflow.source.git.commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert [path.name for path in outer.rglob("*")] == [".dvc"]
 
 

@@ -1,20 +1,16 @@
 """Corruptions and occlusion: they do what they say to images of any shape, and give the same bytes each time."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mnistflow.commands import gate
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Images, Split
 from mnistflow.data.background import background
-from mnistflow.evaluation import occlusion, predictions
-from mnistflow.robustness import scores
-from mnistflow.robustness.corruptions import FAMILIES, corrupted, moved
-from mnistflow.robustness.scores import Scores
+from mnistflow.evaluation import occlusion, predictions, robustness
+from mnistflow.evaluation.corruptions import FAMILIES, corrupted, moved
 
 SHAPES = [(28, 28), (9, 40), (1, 1), (64, 48, 3)]
 LEVELS = (1, 2, 3)
@@ -125,7 +121,7 @@ def halves(count: int = 60, shape: tuple[int, ...] = (12, 12)) -> Split:
 
 def test_scores_count_right_answers_and_come_back_from_their_files(tmp_path: Path) -> None:
     split = halves()
-    measured = scores.measure(bright_half, split)
+    measured = robustness.measure(bright_half, split)
     assert (measured.images, measured.clean) == (60, 1.0)
     assert set(measured.families) == set(FAMILIES)
     # By hand: what is moved stays on its side at 8% of 12 pixels, and a mirror would be needed to change sides.
@@ -138,37 +134,36 @@ def test_scores_count_right_answers_and_come_back_from_their_files(tmp_path: Pat
     assert hidden[2] < 1
     assert measured.mean == pytest.approx(np.mean([value for each in measured.families.values() for value in each]))
 
-    scores.write("cnn", measured, tmp_path)
-    assert scores.read_all(["cnn"], tmp_path) == {"cnn": measured}
-    assert json.loads((tmp_path / "cnn.json").read_text()) == {"robustness": measured.mean}
+    robustness.write("cnn", measured, tmp_path)
+    assert robustness.read_all(["cnn"], tmp_path) == {"cnn": measured}
     assert len((tmp_path / "cnn.csv").read_text().splitlines()) == 2 + 3 * len(FAMILIES)
     with pytest.raises(WorkflowError, match=r"dense\.csv is missing; `dvc repro` makes it\."):
-        scores.read("dense", tmp_path)
+        robustness.read("dense", tmp_path)
     (tmp_path / "cnn.csv").write_text("corruption,level\n")
     with pytest.raises(WorkflowError, match="is damaged"):
-        scores.read("cnn", tmp_path)
+        robustness.read("cnn", tmp_path)
 
 
 def test_large_images_are_corrupted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = scores.measure(bright_half, halves())
-    monkeypatch.setattr(scores, "PIXELS", 7 * 144)
+    whole = robustness.measure(bright_half, halves())
+    monkeypatch.setattr(robustness, "PIXELS", 7 * 144)
     sizes = []
 
     def watched(images: Images) -> npt.NDArray[np.float32]:
         sizes.append(len(images))
         return bright_half(images)
 
-    parts = scores.measure(watched, halves())
+    parts = robustness.measure(watched, halves())
     assert set(sizes) == {7, 4}
     for family in ("blur", "scale", "contrast"):  # nothing random
         assert parts.families[family] == whole.families[family]
 
 
 def test_a_large_test_set_is_measured_on_a_fixed_part() -> None:
-    chosen = scores.subset(10_000)
-    assert len(set(chosen)) == scores.IMAGES
-    assert np.array_equal(chosen, scores.subset(10_000))
-    assert scores.subset(100).tolist() == list(range(100))
+    chosen = robustness.subset(10_000)
+    assert len(set(chosen)) == robustness.IMAGES
+    assert np.array_equal(chosen, robustness.subset(10_000))
+    assert robustness.subset(100).tolist() == list(range(100))
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (10, 30, 3), (1, 2)])
@@ -212,8 +207,3 @@ def test_the_most_confident_errors_are_explained(tmp_path: Path) -> None:
     (tmp_path / occlusion.FILE).write_bytes(b"\x93NUMPY")
     with pytest.raises(WorkflowError, match="is damaged"):
         occlusion.read(tmp_path)
-
-
-def test_the_gate_reads_the_mean(tmp_path: Path) -> None:
-    scores.write("cnn", Scores(10, 1.0, {family: [0.9, 0.6, 0.3] for family in FAMILIES}), tmp_path)
-    assert gate.robustness("cnn", tmp_path) == pytest.approx(0.6)

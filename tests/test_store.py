@@ -9,7 +9,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import chdir, closing
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
 from pathlib import Path
@@ -43,19 +43,6 @@ DETAILS: dict[str, Any] = {
     "training_sha256": "0" * 64,
 }
 ROWS = [history.Epoch(number, 0.5, 0.9, 0.4 / number, 0.8, 0.1) for number in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store as `connect` makes it. MLflow takes seconds for its tables: the tests get copies."""
-    made = tmp_path_factory.mktemp("new store")
-    before = mlflow.get_tracking_uri()
-    with chdir(made), pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DVC_ROOT", raising=False)
-        patch.setenv("MLFLOW_TRACKING_URI", address_of(Project(made)))
-        store.connect()
-    mlflow.set_tracking_uri(before)
-    return made
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import mlflow
 import pytest
-from conftest import Project, answers, inside, runs, serving, wait_for
+from conftest import Project, answers, inside, runs, wait_for
 
 from mnistflow.tracking import descriptions, store
 
@@ -150,22 +149,6 @@ def test_a_wrong_or_busy_port_is_one_sentence(project: Project) -> None:
         port = str(busy.getsockname()[1])
         output = project.run(*UI, port, status=1, PYTHONPATH="src")
     assert output == f"error: port {port} can't be used (Address already in use); make ui PORT=... takes another.\n"
-
-
-def test_runs_that_have_a_server_are_shown_there(project: Project) -> None:
-    server = (
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        "sqlite:///.cache/s.db",
-    )
-    with serving(project, "health", *server) as address:
-        output = project.run(*UI, PYTHONPATH="src", MLFLOW_TRACKING_URI=address)
-    assert output.startswith(f"These runs have a server:\n{address}#/experiments/1/runs?")
 
 
 def test_a_record_that_is_read_only_is_shown(project: Project, tmp_path: Path) -> None:

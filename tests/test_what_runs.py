@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 MODELS = ("dense", "compact")
-TRAINS, EVALUATES, BREAKS = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate", "robustness"))
+TRAINS, EVALUATES = ({f"{stage}@{model}" for model in MODELS} for stage in ("train", "evaluate"))
 # A file that is edited -> the stages that run, and after them only those whose inputs have become other bytes.
 EDITS: dict[str, set[str]] = {
     "src/mnistflow/networks/dense.py": {"train@dense"},
@@ -33,14 +33,12 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/core/cli.py": {"params"},
     "src/mnistflow/data/sources.py": {"fetch", "preprocess", "compare"},
     "src/mnistflow/data/catalog.py": {"params", "fetch", "preprocess", "compare", "plot"},
-    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES | BREAKS,
-    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES | BREAKS,
-    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES | BREAKS,
+    "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES,
+    "src/mnistflow/training/loop.py": {"explain"} | TRAINS | EVALUATES,
+    "src/mnistflow/training/history.py": {"plot", "explain"} | TRAINS | EVALUATES,
     "src/mnistflow/evaluation/metrics.py": {"compare", "plot"} | EVALUATES,
     "src/mnistflow/evaluation/occlusion.py": {"compare", "plot"} | EVALUATES,
-    "src/mnistflow/data/background.py": {"fetch", "preprocess", "compare", "plot"} | EVALUATES | BREAKS,
-    "src/mnistflow/robustness/corruptions.py": {"plot"} | BREAKS,
-    "src/mnistflow/robustness/scores.py": {"plot"} | BREAKS,
+    "src/mnistflow/data/background.py": {"fetch", "preprocess", "compare", "plot"} | EVALUATES,
     "src/mnistflow/figures/results.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/figures/lesson.py": {"preprocess", "plot", "explain"},
     "src/mnistflow/tracking/runs.py": set(),
@@ -51,7 +49,6 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/search/sweep.py": set(),
     "stages/params.py": {"params"},
     "stages/train.py": TRAINS,
-    "stages/robustness.py": BREAKS,
     "stages/compare.py": {"compare"},
     "README.md": set(),
     "requirements.lock": set(),
@@ -137,9 +134,7 @@ def test_the_entry_of_this_data_set_concerns_what_reads_it(repro: Project) -> No
 def test_after_a_training_come_its_evaluation_and_what_shows_all_models(repro: Project, model: str) -> None:
     with Repo(str(repro.folder)) as repository:
         graph = nx.relabel_nodes(repository.index.graph, {stage: stage.name for stage in repository.index.graph})
-    after = {f"evaluate@{model}", f"robustness@{model}", "compare", "plot"} | (
-        {"explain"} if model == "compact" else set()
-    )
+    after = {f"evaluate@{model}", "compare", "plot"} | ({"explain"} if model == "compact" else set())
     assert nx.ancestors(graph, f"train@{model}") == after
 
 
@@ -157,9 +152,9 @@ def test_edited_figures_and_messages_train_and_evaluate_nothing(
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory, copy_of_repro: Callable[[Path], Project]) -> Project:
-    """A project with one more network and two more models: one of that network, one of a network that has one.
+    """A project with one more network and a model of it.
 
-    They are added as somebody would who read README: a file and a section; the file's name and the model's differ.
+    It is added as somebody would who read README: a file and a section; the file's name and the model's differ.
     """
     project = copy_of_repro(tmp_path_factory.mktemp("extended") / "project")
     network = project.read("src/mnistflow/networks/dense.py").decode()
@@ -168,7 +163,6 @@ def extended(tmp_path_factory: pytest.TempPathFactory, copy_of_repro: Callable[[
     )
     values = project.params()
     values["models"]["a-small-one"] = {**values["models"]["dense"], "network": "tanh", "learning_rate": 0.01}
-    values["models"]["dense_again"] = {**values["models"]["dense"], "seed": 5}
     YAML().dump(values, project.folder / "params.yaml")
     (project.folder / ".cache/extended.log").write_text(project.dvc("repro"))
     return project
@@ -193,22 +187,14 @@ def names_shown(project: Project) -> dict[str, set[str]]:
 
 
 def test_a_model_is_added_by_a_file_and_a_section(extended: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = {"a-small-one", "dense_again"}
     ran = stages_run(extended.read(".cache/extended.log").decode())
-    assert sorted(ran) == sorted(
-        [
-            "params",
-            "compare",
-            "plot",
-            *(f"{stage}@{model}" for stage in ("train", "evaluate", "robustness") for model in new),
-        ]
-    )
-    everywhere = {*MODELS, *new}
+    of_model = [f"{stage}@a-small-one" for stage in ("train", "evaluate")]
+    assert sorted(ran) == sorted(["params", "compare", "plot", *of_model])
+    everywhere = {*MODELS, "a-small-one"}
     for place, names in names_shown(extended).items():
         assert names == everywhere, place
     parameters = {name: json.loads(extended.read(f"metrics/{name}.json"))["parameters"] for name in everywhere}
-    assert parameters["a-small-one"] < parameters["dense"] == parameters["dense_again"]
-    assert extended.read("models/dense/model.keras") != extended.read("models/dense_again/model.keras")
+    assert parameters["a-small-one"] < parameters["dense"]
 
     client = client_of(extended)
     on_record = {run.data.tags["model"]: run for run in runs(client)}
@@ -218,30 +204,28 @@ def test_a_model_is_added_by_a_file_and_a_section(extended: Project, monkeypatch
 
     extended.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
     page = extended.read("report.html").decode()
-    assert all(name in page for name in new)
+    assert "a-small-one" in page
 
 
 def test_a_removed_model_is_gone_from_everywhere(extended: Project) -> None:
     text = extended.read("params.yaml")
     try:
-        values = extended.params()
-        del values["models"]["dense_again"]
-        YAML().dump(values, extended.folder / "params.yaml")
-        shutil.copytree(extended.folder / "models/dense_again", extended.folder / "models/somebody-else-s")
+        extended.remove_models("a-small-one")
+        shutil.copytree(extended.folder / "models/a-small-one", extended.folder / "models/somebody-else-s")
         (extended.folder / "models/somebody-else-s/model.keras").write_text("not made by DVC")
         output = extended.dvc("repro")
         assert stages_run(output) == ["params", "compare", "plot"]
-        for folder in ("models/dense_again", "evaluation/dense_again"):
+        for folder in ("models/a-small-one", "evaluation/a-small-one"):
             assert re.search(rf"^{folder}: deleted, .*\.?$", output, re.MULTILINE)
         assert re.search(r"^models/somebody-else-s: ignored, ", output, re.MULTILINE)
         assert extended.read("models/somebody-else-s/model.keras") == b"not made by DVC"
 
         shown = names_shown(extended)
-        assert shown.pop("models/") == {*MODELS, "a-small-one", "somebody-else-s"}
+        assert shown.pop("models/") == {*MODELS, "somebody-else-s"}
         for place, names in shown.items():
-            assert names == {*MODELS, "a-small-one"}, place
+            assert names == set(MODELS), place
         extended.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
-        assert "dense_again" not in extended.read("report.html").decode()
+        assert "a-small-one" not in extended.read("report.html").decode()
         assert stages_run(extended.dvc("repro")) == []
 
         # DVC's cache has it: bringing the section back trains nothing.
@@ -249,6 +233,6 @@ def test_a_removed_model_is_gone_from_everywhere(extended: Project) -> None:
         (extended.folder / "params.yaml").write_bytes(text)
         output = extended.dvc("repro")
         assert not [stage for stage in stages_run(output) if "@" in stage]
-        assert (extended.folder / "models/dense_again/model.keras").is_file()
+        assert (extended.folder / "models/a-small-one/model.keras").is_file()
     finally:
         (extended.folder / "params.yaml").write_bytes(text)

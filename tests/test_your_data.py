@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import chdir
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 from test_serving_pictures import ask, in_base64
 
+from mnistflow.commands import gate, predict, report, repro
 from mnistflow.data import arrays, formats, preparation
+from mnistflow.tracking import registry, store
 
 pytestmark = pytest.mark.slow
 NewProject = Callable[[Path], Project]
@@ -34,6 +38,7 @@ class Example(NamedTuple):
 
     project: Project
     name: str
+    model: str  # the selected one
     expected: Expected
     output: str
 
@@ -130,37 +135,42 @@ def write_kaggle(project: Project, folder: Path) -> Expected:
 
 @pytest.fixture
 def project(tmp_path: Path, new_project: NewProject) -> Project:
-    """A clone in which one epoch of one model is trained."""
-    project = new_project(tmp_path / "with space")
-    project.remove_models("dense")
-    project.set(models__compact__epochs=1, models__compact__batch_size=8, evaluate__baseline="compact")
-    project.commit("short")
-    return project
+    """A clone in which nothing has run."""
+    return new_project(tmp_path / "with space")
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> Project:
-    """A clone for all examples, one after the other."""
-    project = new_project(tmp_path_factory.mktemp("examples") / "with space")
-    project.set(models__dense__batch_size=16, models__dense__epochs=1, models__compact__batch_size=8)
-    project.set(models__compact__epochs=3)
-    return project
+def emnist(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> Example:
+    """`make repro DATASET=emnist`, with one model, which is its own baseline."""
+    project = new_project(tmp_path_factory.mktemp("emnist") / "with space")
+    project.remove_models("compact")
+    project.set(evaluate__model="dense", explain__model="dense", models__dense__batch_size=16)
+    expected = write_emnist(project, tmp_path_factory.mktemp("files"))
+    return Example(project, "emnist", "dense", expected, project.repro("emnist"))
 
 
-@pytest.fixture(scope="module", params=[write_emnist, write_flowers, write_tissue, write_kaggle])
-def example(request: pytest.FixtureRequest, clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Example:
-    """A data set that was written, made known and run by `make repro DATASET=...`."""
-    name = request.param.__name__.removeprefix("write_")
-    expected = request.param(clone, tmp_path_factory.mktemp(name))
-    output = clone.repro(name)
-    clone.commit(name)
-    return Example(clone, name, expected, output)
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> Example:
+    """`make repro DATASET=flowers`, with two models."""
+    project = new_project(tmp_path_factory.mktemp("flowers") / "with space")
+    project.set(models__dense__batch_size=16, models__dense__epochs=1)
+    project.set(models__compact__batch_size=8, models__compact__epochs=3)
+    expected = write_flowers(project, tmp_path_factory.mktemp("files"))
+    output = project.repro("flowers")
+    project.commit("flowers, not yet in DVC")
+    return Example(project, "flowers", "compact", expected, output)
 
 
-def test_the_arrays_are_those_of_the_source(example: Example) -> None:
-    expected, data = example.expected, example.project.folder / "data"
-    assert expected.words in example.output
-    assert "target" not in example.output.partition("against dense")[2]
+@pytest.fixture(params=["emnist", "flowers"])
+def example(request: pytest.FixtureRequest) -> Example:
+    """Either of them: the smallest and the largest number of classes, grey and colour, with names in any letters."""
+    found: Example = request.getfixturevalue(request.param)
+    return found
+
+
+def check_arrays(project: Project, expected: Expected) -> None:
+    """Make sure that the data that all later stages read are those of the source, in parts that have every class."""
+    data = project.folder / "data"
     description = json.loads((data / "dataset.json").read_text())
     assert description["shape"] == expected.shape
     assert len(description["classes"]) == expected.classes
@@ -171,32 +181,54 @@ def test_the_arrays_are_those_of_the_source(example: Example) -> None:
     assert (np.array(counts) > 0).all()
 
 
-def test_page_gate_and_registry_follow(example: Example) -> None:
-    project, metrics = example.project, json.loads(example.project.read("metrics/compact.json"))
+@pytest.mark.parametrize("write", [write_tissue, write_kaggle])
+def test_of_other_files_the_arrays_are_those_of_the_source(
+    project: Project, tmp_path: Path, write: Callable[[Project, Path], Expected]
+) -> None:
+    """No stage after `preprocess` knows the form of the files."""
+    expected = write(project, tmp_path)
+    with chdir(project.folder), repro.chosen(write.__name__.removeprefix("write_")):
+        assert expected.words in project.dvc("repro", "preprocess")
+    check_arrays(project, expected)
+
+
+def test_the_arrays_are_those_of_the_source(example: Example) -> None:
+    assert example.expected.words in example.output
+    assert "target" not in example.output.partition("against dense")[2]
+    check_arrays(example.project, example.expected)
+
+
+def test_page_gate_and_registry_follow(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
+    project, metrics = example.project, json.loads(example.project.read(f"metrics/{example.model}.json"))
     for figure in ("confusion", "errors", "audit", "loss", "layers"):
         assert project.read(f"plots/{figure}.png").startswith(b"\x89PNG")
-    project.run("python", "-m", "mnistflow.commands.report", PYTHONPATH="src")
+    with inside(project):
+        report.main()
+        capsys.readouterr()
+        gate.main()
+        registry.main()
     page = project.read("report.html").decode()
     assert f"{metrics['balanced_accuracy']:.2%}" in page
     assert "the target of" not in page
     assert " None<" not in page
     for name in json.loads(project.read("data/dataset.json"))["classes"]:
         assert f'<th scope="row">{name}</th>' in page
-    gate = project.run("python", "-m", "mnistflow.commands.gate", PYTHONPATH="src")
-    assert gate.startswith(f"compact passes: accuracy {metrics['accuracy']:.2%}, the baseline dense has ")
-    registered = project.run("python", "-m", "mnistflow.tracking.registry", PYTHONPATH="src")
-    assert "of mnistflow is this compact" in registered
+    output = capsys.readouterr().out
+    assert output.startswith(f"{example.model} passes: accuracy {metrics['accuracy']:.2%}, the baseline dense has ")
+    assert f"of mnistflow is this {example.model}" in output
 
 
 def test_predict_sees_a_picture_as_training_did(example: Example, tmp_path: Path) -> None:
     folder = example.project.folder
-    table = np.loadtxt(folder / "evaluation/compact/predictions.csv", delimiter=",", skiprows=1)
+    table = np.loadtxt(folder / f"evaluation/{example.model}/predictions.csv", delimiter=",", skiprows=1)
     for index, image in enumerate(np.load(folder / "data/test/images.npy")[:9]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    command = ("python", "-m", "mnistflow.commands.predict", str(tmp_path), "--json")
-    output = example.project.run(*command, PYTHONPATH="src")
-    answers = json.loads(output[output.index("[\n") : output.rindex("]") + 1])
+    file = StringIO()
+    with inside(example.project):
+        model, dataset = predict.load(example.model)
+        predict.write_json(predict.answers(predict.find([tmp_path]), model, dataset), file)
+    answers = json.loads(file.getvalue())
     classes = json.loads((folder / "data/dataset.json").read_text())["classes"]
     assert [answer["class"] for answer in answers[:-1]] == [classes[int(label)] for label in table[:9, 2]]
     assert np.allclose([answer["probability"] for answer in answers[:-1]], table[:9, 3], atol=1e-4)
@@ -211,31 +243,30 @@ def test_predict_sees_a_picture_as_training_did(example: Example, tmp_path: Path
     assert seen == sorted(image.tobytes() for part in parts for image in part)
 
 
-def test_the_server_takes_its_pictures_and_arrays(example: Example) -> None:
-    with inside(example.project) as client:
-        version = max(int(each.version) for each in client.search_model_versions("name = 'mnistflow'"))
+def test_the_server_takes_its_pictures_and_arrays(flowers: Example) -> None:
+    with inside(flowers.project):
+        registry.main()
+        version = store.client().get_model_version_by_alias("mnistflow", "champion").version
     command = ("mlflow", "models", "serve", "--model-uri", f"models:/mnistflow/{version}", "--env-manager", "local")
-    images = np.load(example.project.folder / "data/test/images.npy")[:4]
-    with serving(example.project, "ping", *command) as server:
+    images = np.load(flowers.project.folder / "data/test/images.npy")[:4]
+    with serving(flowers.project, "ping", *command) as server:
         status, from_arrays = ask(server, images.tolist())
         assert status == 200
-        assert np.shape(from_arrays["predictions"]["probabilities"]) == (4, example.expected.classes)
+        assert np.shape(from_arrays["predictions"]["probabilities"]) == (4, flowers.expected.classes)
         status, from_pictures = ask(server, [in_base64(image) for image in images])
         assert status == 200
         assert from_pictures == from_arrays
         status, refusal = ask(server, images[:, 1:].tolist())
         assert status == 400
-        assert str(example.expected.shape)[1:-1] in refusal["message"]
+        assert str(flowers.expected.shape)[1:-1] in refusal["message"]
 
 
-def test_dvc_sees_pictures_come_and_go_and_a_clone_trains_nothing(project: Project, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "flowers")
-    project.run(*DATASET, str(tmp_path / "flowers"), "--size", "28", "28", PYTHONPATH="src")
-    project.repro("flowers")
-    project.commit("flowers, not yet in DVC")
+def test_dvc_sees_pictures_come_and_go_and_a_clone_trains_nothing(flowers: Example, tmp_path: Path) -> None:
+    project = Project(tmp_path / "with space")
+    shutil.copytree(flowers.project.folder, project.folder, symlinks=True)
     # An experiment in a copy of the project finds the pictures that Git and DVC don't know.
-    output = project.dvc("exp", "run", "--temp", "-S", "split.seed=2")
-    assert "train@compact" in stages_run(output)
+    output = project.dvc("exp", "run", "--temp", "-S", "split.seed=2", "preprocess")
+    assert stages_run(output) == ["params", "preprocess"]
     project.dvc("add", "pictures/flowers")
     assert stages_run(project.dvc("repro")) == ["fetch"]  # pictures/flowers.dvc lies in the folder too
     project.commit("flowers")
@@ -254,15 +285,15 @@ def test_dvc_sees_pictures_come_and_go_and_a_clone_trains_nothing(project: Proje
     assert stages_run(other.dvc("repro")) == []
     assert is_clean(other)
 
-    # A picture more, changed, or less.
+    # A picture more, or less.
     Image.new("RGB", (40, 40), "red").save(project.folder / "pictures/flowers/rose/new.png")
     assert "pictures" in project.dvc("status")
-    ran = stages_run(project.dvc("repro"))
-    assert ran[:2] == ["fetch", "preprocess"]
-    assert "train@compact" in ran
+    assert stages_run(project.dvc("repro", "preprocess")) == ["fetch", "preprocess"]
+    status = project.dvc("status", "train", "evaluate")
+    assert all(f"{stage}@{model}" in status for stage in ("train", "evaluate") for model in ("dense", "compact"))
     (project.folder / "pictures/flowers/rose/new.png").unlink()
     assert "pictures" in project.dvc("status")
-    assert stages_run(project.dvc("repro")) == ["compare"]  # the others come from DVC's run cache
+    assert stages_run(project.dvc("repro")) == []  # DVC's run cache has all of it
     # Pictures of another data set: no picture of this one is decoded, nothing is trained.
     shutil.copytree(project.folder / "pictures/flowers", project.folder / "pictures/other")
     assert stages_run(project.dvc("repro")) == ["fetch"]

@@ -8,7 +8,6 @@ The gate decides by the test set, so it is for accepting or refusing a result, n
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 from mnistflow.commands import git, repro
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import METRICS, ROBUSTNESS, read_json
+from mnistflow.core.files import METRICS, read_json
 from mnistflow.core.params import PARAMS
 
 SELECTED = METRICS / "selected.json"
@@ -40,11 +39,6 @@ def complaints(selected: dict[str, Any], target: float, others: dict[str, float]
         if other > high
     ]
     return sentences
-
-
-def robustness(model: str, folder: Path = ROBUSTNESS) -> float:
-    """The model's mean accuracy on corrupted test images."""
-    return float(read_json(folder / f"{model}.json")["robustness"])
 
 
 def accuracy_at(revision: str, dataset: str) -> float | None:
@@ -78,7 +72,7 @@ def verdict(revision: str) -> str:
         others[f"commit {revision}"] = earlier
     sentences, reached = complaints(selected, evaluate.target_accuracy, others), []
     if (minimum := evaluate.target_robustness) is not None:
-        on_corrupted = robustness(evaluate.model)
+        on_corrupted = selected["robustness"]
         if on_corrupted < minimum:
             sentences.append(f"accuracy {on_corrupted:.2%} on corrupted images misses the target of {minimum:.2%}")
         reached = [f"{on_corrupted:.2%} on corrupted images reaches {minimum:.2%}"]

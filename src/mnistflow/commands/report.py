@@ -27,11 +27,10 @@ from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.data import arrays, catalog
 from mnistflow.data.arrays import Images, Labels
 from mnistflow.data.catalog import Dataset
-from mnistflow.evaluation import audit, occlusion, predictions
+from mnistflow.evaluation import audit, occlusion, predictions, robustness
+from mnistflow.evaluation.corruptions import FAMILIES
 from mnistflow.evaluation.predictions import Predictions
 from mnistflow.figures import heat, results
-from mnistflow.robustness import scores
-from mnistflow.robustness.corruptions import FAMILIES
 from mnistflow.training import history
 from mnistflow.training.history import Epoch
 
@@ -325,7 +324,7 @@ def render() -> str:
         calibrations={name: calibration_chart(name, each.report["calibration"]) for name, each in evaluations.items()},
         errors={name: most_confident_errors(each) for name, each in evaluations.items()},
         occlusions={name: occlusion_maps(name, each) for name, each in evaluations.items()},
-        robustness=scores.read_all(names),
+        robustness=robustness.read_all(names),
         corruptions={name: family.settings() for name, family in FAMILIES.items()},
         breaking=_data_url((files.PLOTS / "robustness.png").read_bytes()),
         audit=audited,

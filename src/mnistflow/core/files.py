@@ -18,7 +18,7 @@ RAW, OVERVIEW = Path("data/raw"), Path("data/overview")
 MODELS = Path("models")  # models/MODEL/: model.keras, history.csv, training.json, summary.txt
 EVALUATION = Path("evaluation")  # evaluation/MODEL/: predictions.csv, errors.npy, occlusion.npy, report.json
 METRICS, PLOTS, INSIDE = Path("metrics"), Path("plots"), Path("inside")
-ROBUSTNESS = METRICS / "robustness"  # MODEL.json, MODEL.csv
+ROBUSTNESS = METRICS / "robustness"  # MODEL.csv
 LOCK = Path("dvc.lock")
 
 

@@ -7,7 +7,7 @@ data/{training,validation,test}/  images.npy and labels.npy
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]  # (n,): 0 to classes - 1
 DATA = Path("data")
 DESCRIPTION = DATA / "dataset.json"
 PARTS = ("training", "validation", "test")
-PIECE = 1_000_000  # bytes of the images that are evaluated at a time
+PIECE = 1_000_000  # bytes of images in a piece, which is what is evaluated at a time
 
 
 class Split(NamedTuple):
@@ -34,17 +34,17 @@ class Split(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What every stage after preprocess knows of the data set."""
+    """The content of data/dataset.json."""
 
     dataset: str
     shape: tuple[int, ...]  # of an image: (height, width) in grey, (height, width, 3) in colour
     classes: list[str]  # a name per label
     validation: int | str  # images held out of the training set, or `test`: the test images themselves
-    prepare: str | None  # how a photo or a scan is made into an image for prediction
+    prepare: str | None  # preprocessing for prediction: data/preparation.py
 
 
 def describe(path: Path = DESCRIPTION) -> Description:
-    """The data set that preprocess made.
+    """The description of the decoded data set.
 
     Raises:
         WorkflowError: the file is missing or damaged.
@@ -54,51 +54,52 @@ def describe(path: Path = DESCRIPTION) -> Description:
 
 
 def load(folder: Path) -> Split:
-    """The split in `folder`, memory-mapped: pages are read when they are used, and never written.
+    """The split in `folder`, memory-mapped and read-only.
 
     Raises:
-        WorkflowError: a file is missing, is no .npy file, or does not hold what a split holds.
+        WorkflowError: a file is missing, is no .npy file, or has another type or shape.
     """
-    split = Split(_load(folder / "images.npy"), _load(folder / "labels.npy"))
-    images, labels = split
-    is_split = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.ndim == 1 and len(images) == len(labels)
-    if not is_split:
+    arrays: list[npt.NDArray[Any]] = []
+    for name in Split._fields:
+        path = folder / f"{name}.npy"
+        try:
+            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        except FileNotFoundError as error:
+            raise WorkflowError(f"{path} is missing; `dvc repro preprocess` makes it.") from error
+        except (ValueError, EOFError) as error:
+            raise WorkflowError(f"{path} is damaged ({error}); delete it and run `dvc repro preprocess`.") from error
+    images, labels = arrays
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
         raise WorkflowError(
             f"{folder}: images are {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; uint8 "
             f"(n, height, width) or (n, height, width, 3), and (n,), are expected; delete it and run `dvc repro`."
         )
-    return split
-
-
-def _load(path: Path) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise WorkflowError(f"{path} is missing; `dvc repro preprocess` makes it.") from error
-    except (ValueError, EOFError) as error:
-        raise WorkflowError(f"{path} is damaged ({error}); delete it and run `dvc repro preprocess`.") from error
-    return array
+    return Split(images, labels)
 
 
 def save(folder: Path, split: Split) -> None:
     """Write images.npy and labels.npy into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(Split._fields, split, strict=True):
-        path = folder / f"{name}.npy"
-        rows = np.ascontiguousarray(array)  # first: the header tells the order in memory
-        with naming(path), path.open("wb") as file:
-            # `np.save` would do, but reports a full disk as an error that does not say so.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
-            file.write(rows.data)
+        write_npy(folder / f"{name}.npy", array.shape, array.dtype, [array])
+
+
+def write_npy(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, chunks: Iterable[npt.NDArray[Any]]) -> None:
+    """Write an .npy file chunk by chunk. `np.save` needs a whole array, and its error on a full disk names no cause."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with naming(path), path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(np.ascontiguousarray(chunk).data)
 
 
 def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
-    """`images[indices]`, read from the file where the images are memory-mapped.
+    """`images[indices]`; where the images are memory-mapped, read from the file with ordinary reads.
 
-    Through the mapping, every page that was ever read would count as memory of this process.
+    Pages that are read through a memory map count as memory of this process for as long as it lives.
 
     Raises:
-        WorkflowError: the file is gone or has become shorter.
+        WorkflowError: the file was deleted or truncated.
     """
     if not isinstance(images, np.memmap) or not isinstance(images.base, mmap.mmap):  # or a slice of a mapped array
         return np.asarray(images[indices])
@@ -115,12 +116,12 @@ def take(images: Images, indices: npt.NDArray[np.integer[Any]]) -> Images:
 
 
 def piece_size(images: Images) -> int:
-    """How many images are evaluated at a time: 1,000 of 28x28; fewer larger ones, as networks need memory for each."""
+    """The number of images in a piece: 1,000 of 28x28, fewer of larger ones, to bound a network's memory."""
     return max(1, min(1000, PIECE // int(images[0].nbytes)))
 
 
 def pieces(split: Split) -> Iterator[Split]:
-    """The split in its order, `piece_size` images at a time, each read when it is asked for.
+    """The split in its order, in pieces of `piece_size` images, each read when it is used.
 
     Raises:
         WorkflowError: as `take` does.
@@ -132,7 +133,7 @@ def pieces(split: Split) -> Iterator[Split]:
 
 
 def sha256(folder: Path) -> str:
-    """A hash of the split in `folder`, in hex. Reads the files in pieces; nothing of them stays in memory."""
+    """A hash of the split in `folder`, in hex."""
     digest = hashlib.sha256()
     for name in Split._fields:
         with (folder / f"{name}.npy").open("rb") as file:

@@ -1,11 +1,11 @@
-"""A picture's file -> an image. Imports nothing of this project, because MLflow stores it with each logged model."""
+"""Picture files -> images. Imports nothing of this project, because MLflow stores this file with each logged model."""
 
 import io
 import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Images = npt.NDArray[np.uint8]
 
@@ -13,33 +13,28 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
 class PictureError(ValueError):
-    """Why a file is no picture that can be decoded: a clause without the file's name."""
+    """A file that can't be decoded; the message is the reason, without the file's name."""
 
 
 def decode(content: bytes, shape: tuple[int, ...]) -> Images:
     """A picture file -> an image of the given shape, (height, width) in grey or (height, width, 3) in colour.
 
-    It is turned as EXIF says, laid onto white where it is transparent, of an animation the first frame, and brought to
-    the size with its aspect ratio kept, antialiased, black filling what remains on both sides. A picture of the right
-    size keeps its pixels as they are.
+    EXIF orientation is applied, transparency becomes white, and of an animation the first frame is used. The picture is
+    resized with its aspect ratio kept, antialiased, and padded with black. A picture of the right size keeps its
+    pixels.
 
     Raises:
         PictureError: it is no PNG, JPEG, BMP, GIF or WebP picture, it is damaged, or larger than 89 million pixels.
     """
-    return decode_with_size(content, shape)[0]
+    return fit(opened(content, 2 * max(shape[:2]))[0], shape)
 
 
-def decode_with_size(content: bytes, shape: tuple[int, ...]) -> tuple[Images, tuple[int, int]]:
-    """As `decode`, with the height and width in the file, as it is shown."""
-    image, size = opened(content, 2 * max(shape[:2]))
-    return _fit(image, shape), size
-
-
-def _fit(image: Image.Image, shape: tuple[int, ...]) -> Images:
-    """A picture brought to a shape, as `decode` describes it."""
+def fit(image: Image.Image, shape: tuple[int, ...]) -> Images:
+    """A picture in grey or colour -> an image of the given shape, as `decode` describes it."""
     height, width = shape[:2]
     image = image.convert("RGB" if len(shape) == 3 else "L")
     if image.size != (width, height):
+        # Not `ImageOps.pad`, in which a very thin picture would be 0 pixels wide.
         scale = min(width / image.width, height / image.height)
         inner = max(1, round(scale * image.width)), max(1, round(scale * image.height))
         scaled, image = image.resize(inner, Image.Resampling.BICUBIC), Image.new(image.mode, (width, height))
@@ -48,9 +43,9 @@ def _fit(image: Image.Image, shape: tuple[int, ...]) -> Images:
 
 
 def opened(content: bytes, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, in grey (L) or in colour (RGB), and its height and width in the file, as it is shown.
+    """A picture file -> the picture in grey (L) or colour (RGB), and its height and width after EXIF orientation.
 
-    A JPEG picture is decoded at a half, a quarter or an eighth of its size, where each side remains at least `side`.
+    With `side`, a JPEG file may be decoded at a half, a quarter or an eighth of its size, no side below `side` pixels.
 
     Raises:
         PictureError: as `decode` does.
@@ -63,11 +58,11 @@ def opened(content: bytes, side: int | None = None) -> tuple[Image.Image, tuple[
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as file:
                 width, height = file.size
-                if file.getexif().get(0x0112, 1) >= 5:  # orientation: it lies on its side
+                if file.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # rotated by 90 degrees
                     width, height = height, width
                 if side:
                     file.draft(None, (side, side))
-                return _plain(ImageOps.exif_transpose(file)), (height, width)
+                return _to_8_bits(ImageOps.exif_transpose(file)), (height, width)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise PictureError("more than 89 million pixels") from error
         except UnidentifiedImageError as error:
@@ -78,8 +73,8 @@ def opened(content: bytes, side: int | None = None) -> tuple[Image.Image, tuple[
             raise PictureError(f"corrupt: {str(error) or type(error).__name__}") from error
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8 bits a channel, in grey (L) or in colour (RGB)."""
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """A picture of any mode in grey (L) or colour (RGB), transparency replaced by white."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -1,9 +1,9 @@
-"""Files -> arrays of images and labels.
+"""Files -> arrays of images and labels. Three formats:
 
-IDX, as MNIST's authors define it: two zero bytes, a type code (0x08 is an unsigned byte), the number of dimensions,
-each dimension as a big-endian 32-bit integer, then the values in row-major order.
-
-NPZ, NumPy's archive of named arrays, as Keras and MedMNIST have it. CSV, a row per image, as Kaggle has it.
+- IDX, as MNIST's authors define it: two zero bytes, a type code (0x08 is an unsigned byte), the number of dimensions,
+  each dimension as a big-endian 32-bit integer, then the values in row-major order;
+- NPZ, NumPy's archive of named arrays, with the names of Keras or of MedMNIST;
+- CSV, a row per image, as in Kaggle's digit recognizer.
 """
 
 import math
@@ -23,46 +23,38 @@ from mnistflow.data.catalog import Dataset
 
 Array = npt.NDArray[Any]
 
-# The arrays of an .npz file, by part: Keras' names and MedMNIST's.
+# The arrays of an .npz file by part.
 KERAS = {"training": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 MEDMNIST = {
     "training": ("train_images", "train_labels"),
     "validation": ("val_images", "val_labels"),
     "test": ("test_images", "test_labels"),
 }
-# Types of IDX files with integers: of images 0x08 alone, of labels any.
-TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
+TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}  # of IDX files with integers
 
 
 def read(dataset: Dataset, folder: Path) -> dict[str, Split]:
-    """The parts that the files in `folder` have: training, and validation and test where they are there.
+    """The parts in the files in `folder`: training, and, where the data set has them, validation and test.
 
     Raises:
-        WorkflowError: a file is missing, damaged or not in its format, or a label is out of range.
+        WorkflowError: a file is damaged or not in its format, or a label is out of range.
     """
     if dataset.format == "npz":
         return _read_npz(folder / "arrays", dataset)
     if dataset.format == "csv":
-        tables = {"training": folder / "train_table", "test": folder / "test_table"}
-        given = {part: path for part, path in tables.items() if path.name in dataset.files}
-        return {part: _read_csv(path, dataset) for part, path in given.items()}
+        tables = {"training": "train_table", "test": "test_table"}
+        return {part: _read_csv(folder / role, dataset) for part, role in tables.items() if role in dataset.files}
     return {"training": _read_idx_pair(folder, "train", dataset), "test": _read_idx_pair(folder, "test", dataset)}
 
 
 def as_split(images: Array, labels: Array, dataset: Dataset, images_name: str, labels_name: str) -> Split:
-    """Images and labels, checked: uint8 (n, height, width) or (n, height, width, 3), and labels from 0.
+    """Checked images and labels: uint8 (n, height, width) or (n, height, width, 3), and labels from 0.
 
-    Labels come back in the smallest unsigned type that holds all classes.
-
-    Args:
-        images: uint8; a last dimension of 1 is dropped.
-        labels: integers, (n,) or (n, 1).
-        dataset: the entry, for the number of classes and the first label.
-        images_name: where the images come from, for messages.
-        labels_name: where the labels come from.
+    A last dimension of 1 is dropped, of images and of labels. Labels are returned in the smallest unsigned type that
+    holds all classes. The names are the sources of images and labels, for messages.
 
     Raises:
-        WorkflowError: they are something else, do not belong together, or a label is out of range.
+        WorkflowError: another type or shape, different lengths, or a label out of range.
     """
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
@@ -105,15 +97,12 @@ def _read_idx_pair(folder: Path, part: str, dataset: Dataset) -> Split:
 
 
 def read_idx(path: Path, dimensions: tuple[int, ...]) -> Array:
-    """The integers in an IDX file with one of so many dimensions.
+    """The integers in an IDX file whose number of dimensions is one of `dimensions`.
 
     Raises:
-        WorkflowError: missing, wrong magic number, or not as long as its header says.
+        WorkflowError: wrong magic number, or not as long as its header says.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
+    content = path.read_bytes()
     count = content[3] if len(content) > 3 else 0
     start = 4 + 4 * count
     if len(content) < start or content[:2] != b"\0\0" or content[2] not in TYPES or count not in dimensions:
@@ -136,27 +125,23 @@ def _read_npz(path: Path, dataset: Dataset) -> dict[str, Split]:
     name = dataset.files["arrays"].name
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                raise WorkflowError(f"{name} is a single array; an .npz file with images and labels is expected.")
             names = KERAS if "x_train" in arrays.files else MEDMNIST
-            given = {part: pair for part, pair in names.items() if set(pair) <= set(arrays.files)}
-            if not {"training", "test"} <= set(given):
+            pairs = {part: pair for part, pair in names.items() if set(pair) <= set(arrays.files)}
+            if not {"training", "test"} <= set(pairs):
                 raise WorkflowError(
                     f"{name} has {', '.join(sorted(arrays.files)) or 'nothing'}; x_train, y_train, x_test, y_test or "
                     "train_images, train_labels, test_images, test_labels are expected."
                 )
             return {
                 part: as_split(arrays[images], arrays[labels], dataset, f"{name}, {images}", f"{name}, {labels}")
-                for part, (images, labels) in given.items()
+                for part, (images, labels) in pairs.items()
             }
-    except FileNotFoundError as error:
-        raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one array
         raise WorkflowError(f"{name} is no .npz file of plain arrays, or damaged ({error}).") from error
 
 
 def _read_csv(path: Path, dataset: Dataset) -> Split:
-    """The images in a table: a column `label`, and a column for each pixel, row by row, red, green, blue in colour."""
+    """The images in a table with a column `label` and a column for each value, in row-major order."""
     name = dataset.files[path.name].name
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -166,9 +151,7 @@ def _read_csv(path: Path, dataset: Dataset) -> Split:
                     f"{name} begins with the columns {', '.join(columns)[:60]}...; a column `label` is expected."
                 )
             table = np.loadtxt(file, np.int32, delimiter=",", ndmin=2)
-    except FileNotFoundError as error:
-        raise WorkflowError(f"{path} is missing; `dvc repro fetch` brings it.") from error
-    except (ValueError, UnicodeDecodeError) as error:  # its rows begin after the header
+    except ValueError as error:  # NumPy counts rows after the header
         raise WorkflowError(f"{name} is no table of whole numbers ({error}; row 0 is line 2).") from error
     if not len(table) or table.shape[1] != len(columns):
         raise WorkflowError(f"{name} has {len(columns)} columns in its header and {table.shape[1]} below it.")

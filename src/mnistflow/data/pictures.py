@@ -2,11 +2,11 @@
 
 pictures/NAME/ holds the pictures of the data set NAME, in one of three layouts:
 
-CLASS/...                             a folder for each class; what lies deeper in it belongs to the class too
-train/CLASS/..., test/CLASS/...       the same below folders for the parts; PARTS has their names
-train.csv, test.csv                   tables with the columns file and label; the files where the tables say
+CLASS/...                             a folder for each class, which may have subfolders
+train/CLASS/..., test/CLASS/...       the same below a folder for each part; PARTS has their names
+train.csv, test.csv                   tables with the columns file (a path) and label
 
-fetch lists the pictures in data/raw/pictures.csv, with a hash of each, and preprocess decodes those in the list.
+fetch lists the pictures and their hashes in data/raw/pictures.csv, and preprocess decodes the listed ones.
 """
 
 import csv
@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -36,7 +37,7 @@ from mnistflow.data.splits import Part
 
 PICTURES = Path("pictures")
 TABLE = "pictures.csv"
-PARTS = {  # by the name of a folder, in capitals or not, or of a table
+PARTS = {  # by the name of a folder, in any case, or of a table
     "train": "training",
     "training": "training",
     "val": "validation",
@@ -46,35 +47,35 @@ PARTS = {  # by the name of a folder, in capitals or not, or of a table
     "testing": "test",
 }
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp")
-NAMED = 20  # files of each kind that a message names
+NAMED = 20  # files of a kind that a message names
 CHUNK = 64  # pictures that a process decodes at a time
-ALONE = 500  # so few pictures are decoded sooner than other processes have started
-TINT = 8  # difference of two channels up to which a pixel counts as grey: JPEG's rounding
+ALONE = 500  # pictures up to which one process is faster than several, which have to start first
+TINT = 8  # largest difference of the channels of a grey pixel: JPEG's rounding
 
-Skipped = tuple[str, str]  # a path, and why it is no picture of the data set
+Skipped = tuple[str, str]  # a path, and why it is not used
 Result = TypeVar("Result")
 
 
 class Picture(NamedTuple):
     """A picture of a data set."""
 
-    path: str  # in the data set's folder, with /
+    path: str  # relative to the data set's folder, with /
     label: str  # the name of its class
     part: str  # training, validation or test
     sha256: str = ""  # of the file
 
 
 class Look(NamedTuple):
-    """What a picture is like."""
+    """Properties of a picture."""
 
-    height: int  # pixels, as the picture is shown
+    height: int  # pixels, after EXIF orientation
     width: int
     is_colour: bool
     sha256: str
 
 
 def look(content: bytes) -> Look:
-    """What a picture file is like.
+    """The properties of a picture file.
 
     Raises:
         PictureError: as `decode` does.
@@ -87,21 +88,20 @@ def look(content: bytes) -> Look:
 
 
 def scan(folder: Path) -> tuple[list[Picture], list[Skipped]]:
-    """The pictures of a data set by their path, without a look into the files, and the files that are none.
+    """The pictures of a data set, sorted by path, and the skipped files. Picture files are not opened.
 
     Raises:
         WorkflowError: a table can't be read.
     """
     paths, skipped = _walk(folder)
-    tables = [part for part in PARTS if (folder / f"{part}.csv").is_file()]
-    if "train" in tables:
-        pictures, wrong = _listed(folder, tables, paths)
-        listed = {picture.path for picture in pictures} | {path for path, _ in wrong}
-        skipped += wrong + [(path, "in no table") for path in paths if path not in listed]
-        skipped = [each for each in skipped if each[0] not in {f"{part}.csv" for part in tables}]
-        return sorted(pictures), sorted(skipped)
-    heads = {path.partition("/")[0].lower() for path in paths if path.count("/") > 1}  # of folders with folders
-    has_parts = any(PARTS.get(head) == "training" for head in heads)
+    tables = [f"{part}.csv" for part in PARTS if (folder / f"{part}.csv").is_file()]
+    if "train.csv" in tables:
+        pictures, invalid = _read_tables(folder, tables, paths)
+        listed = {picture.path for picture in pictures} | {path for path, _ in invalid}
+        skipped += invalid + [(path, "in no table") for path in paths if path not in listed]
+        return sorted(pictures), sorted((path, reason) for path, reason in skipped if path not in tables)
+    parents = {path.partition("/")[0].lower() for path in paths if path.count("/") > 1}  # folders with subfolders
+    has_parts = any(PARTS.get(name) == "training" for name in parents)
     pictures = []
     for path in paths:
         *folders, _ = path.split("/")
@@ -117,31 +117,28 @@ def scan(folder: Path) -> tuple[list[Picture], list[Skipped]]:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[Skipped]]:
-    """The paths of all files that may be pictures, and the others."""
-    paths: list[str] = []
-    skipped: list[Skipped] = []
+    """The paths of all files that may be pictures, and the skipped ones."""
+    paths, skipped = list[str](), list[Skipped]()
 
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise error
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=fail):
         for name in [name for name in folders if name.startswith(".") or (Path(parent) / name).is_symlink()]:
             folders.remove(name)
             reason = "hidden" if name.startswith(".") else "a link to a folder"
             skipped.append((Path(parent, name).relative_to(folder).as_posix() + "/", reason))
         for name in names:
-            file = Path(parent, name)
-            path = file.relative_to(folder).as_posix()
-            why = _why_not(file)
-            if why is None:
-                paths.append(path)
-            else:
+            path = Path(parent, name).relative_to(folder).as_posix()
+            if why := _reason_to_skip(folder / path):
                 skipped.append((path.encode("utf-8", "backslashreplace").decode(), why))
+            else:
+                paths.append(path)
     return paths, skipped
 
 
-def _why_not(file: Path) -> str | None:
-    """Why a file can be no picture, by its name and size; None if it may be one."""
+def _reason_to_skip(file: Path) -> str | None:
+    """Why a file is no picture, by its name and size; None if it may be one."""
     if file.name.startswith("."):
         return "hidden"
     if file.suffix.lower() not in SUFFIXES:
@@ -155,11 +152,10 @@ def _why_not(file: Path) -> str | None:
     return None if file.stat().st_size else "empty"
 
 
-def _listed(folder: Path, tables: Sequence[str], paths: Iterable[str]) -> tuple[list[Picture], list[Skipped]]:
-    """The pictures in the tables train.csv, test.csv."""
-    there, pictures, skipped = set(paths), dict[str, Picture](), list[Skipped]()
-    for part in tables:
-        name = f"{part}.csv"
+def _read_tables(folder: Path, tables: Sequence[str], paths: Iterable[str]) -> tuple[list[Picture], list[Skipped]]:
+    """The pictures in train.csv, test.csv, and the rows that are not used."""
+    existing, pictures, skipped = set(paths), dict[str, Picture](), list[Skipped]()
+    for name in tables:
         try:
             with (folder / name).open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file)
@@ -168,21 +164,21 @@ def _listed(folder: Path, tables: Sequence[str], paths: Iterable[str]) -> tuple[
                     raise WorkflowError(f"{folder / name}: the columns file and label are expected, not {columns}.")
                 for row in rows:
                     path, label = str(PurePosixPath(row["file"] or "")), (row["label"] or "").strip()
-                    if path not in there:
+                    if path not in existing:
                         skipped.append((path, f"in {name}, but no picture is there"))
                     elif not label:
                         skipped.append((path, f"in {name} without a label"))
                     elif path in pictures:
                         skipped.append((path, f"again in {name}"))
                     else:
-                        pictures[path] = Picture(path, label, PARTS[part])
+                        pictures[path] = Picture(path, label, PARTS[name.removesuffix(".csv")])
         except (UnicodeDecodeError, csv.Error) as error:
             raise WorkflowError(f"{folder / name} is no CSV table in UTF-8 ({error}).") from error
     return list(pictures.values()), skipped
 
 
 def left_out(skipped: Sequence[Skipped]) -> list[str]:
-    """The files that are not used, counted and named by reason, in lines."""
+    """Lines for the user on the skipped files, by reason."""
     reasons: dict[str, list[str]] = {}
     for path, reason in sorted(skipped):
         reasons.setdefault(reason, []).append(path)
@@ -194,10 +190,10 @@ def left_out(skipped: Sequence[Skipped]) -> list[str]:
 
 
 def folder_of(name: str) -> Path:
-    """The folder with the pictures of a data set; for an experiment in a copy of the project, the project's own.
+    """The folder with the pictures of a data set. A copy of the project for an experiment uses the project's own.
 
     Raises:
-        WorkflowError: it is not there.
+        WorkflowError: it is missing.
     """
     for folder in (PICTURES / name, root() / PICTURES / name):
         if folder.is_dir():
@@ -213,25 +209,18 @@ def table(pictures: Iterable[Picture]) -> str:
 
 
 def csv_text(rows: Iterable[Iterable[str]]) -> str:
-    """A table as CSV."""
+    """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def read_table(path: Path) -> list[Picture]:
-    """The pictures in pictures.csv.
-
-    Raises:
-        WorkflowError: it is missing.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            next(rows, None)
-            return [Picture(path, sys.intern(label), sys.intern(part), digest) for path, label, part, digest in rows]
-    except FileNotFoundError as error:
-        raise WorkflowError(f"{path} is missing; `dvc repro fetch` makes it.") from error
+    """The pictures in pictures.csv."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return [Picture(path, sys.intern(label), sys.intern(part), digest) for path, label, part, digest in rows]
 
 
 def sha256(path: Path) -> str:
@@ -241,10 +230,10 @@ def sha256(path: Path) -> str:
 
 
 def check_classes(folder: Path, pictures: Iterable[Picture], classes: Sequence[str], name: str) -> None:
-    """Check that datasets.yaml has a name for each class that has pictures.
+    """Check that datasets.yaml has each class that has pictures.
 
     Raises:
-        WorkflowError: it has not.
+        WorkflowError: a class is missing there.
     """
     unknown = sorted({picture.label for picture in pictures} - set(classes))
     if unknown:
@@ -256,16 +245,16 @@ def check_classes(folder: Path, pictures: Iterable[Picture], classes: Sequence[s
 
 
 def parts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, Part]:
-    """The parts of the list, each with its positions in the list as items.
+    """The parts of a list of pictures, each with positions in the list as items.
 
     Raises:
         WorkflowError: there is no training picture.
     """
     numbers = {name: label for label, name in enumerate(classes)}
     labels = np.array([numbers[picture.label] for picture in pictures], np.min_scalar_type(len(classes) - 1))
-    part_of = np.array([picture.part for picture in pictures])
-    chosen = {part: np.flatnonzero(part_of == part) for part in arrays.PARTS}
-    result = {part: Part(indices, labels[indices]) for part, indices in chosen.items() if len(indices)}
+    names = np.array([picture.part for picture in pictures])
+    positions = {part: np.flatnonzero(names == part) for part in arrays.PARTS}
+    result = {part: Part(indices, labels[indices]) for part, indices in positions.items() if len(indices)}
     if "training" not in result:
         raise WorkflowError(f"there is no picture to train with among the {len(pictures)} that fetch listed.")
     return result
@@ -274,25 +263,17 @@ def parts(pictures: Sequence[Picture], classes: Sequence[str]) -> dict[str, Part
 def save(
     folder: Path, source: Path, pictures: Sequence[Picture], labels: Labels, shape: tuple[int, ...]
 ) -> list[Skipped]:
-    """Decode pictures into images.npy in `folder`, and write labels.npy; returns those that can't be decoded.
+    """Decode pictures in the folder `source` into images of a shape; returns the pictures that can't be decoded.
 
-    Processes write each image to its place in the file, so memory does not grow with the number of pictures.
-
-    Args:
-        folder: for the arrays.
-        source: the folder that the pictures' paths start at.
-        pictures: with their hashes.
-        labels: (n,).
-        shape: of an image.
+    Writes images.npy and labels.npy into `folder`. Worker processes write the images, so memory does not grow with
+    their number.
 
     Raises:
-        WorkflowError: a picture is not the one that fetch listed, or none can be decoded.
+        WorkflowError: a picture has changed since fetch listed it, or none can be decoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "images.npy"
-    array = np.lib.format.open_memmap(target, "w+", np.uint8, (len(pictures), *shape))
-    offset = array.offset
-    del array
+    offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(pictures), *shape)).offset
     reasons = list(in_parallel(partial(_decode_into, target, offset, source, shape), pictures, f"{folder.name} images"))
     bad = [index for index, reason in enumerate(reasons) if reason]
     if len(bad) == len(pictures):
@@ -300,7 +281,10 @@ def save(
     if bad:
         good = np.setdiff1d(np.arange(len(pictures)), bad)
         labels = labels[good]
-        _keep(target, good)
+        images = np.load(target, mmap_mode="r")
+        chunks = (arrays.take(images, good[first : first + 1000]) for first in range(0, len(good), 1000))
+        with replacing(target) as temporary:
+            arrays.write_npy(temporary, (len(good), *shape), np.uint8, chunks)
     np.save(folder / "labels.npy", labels)
     return [(pictures[index].path, str(reasons[index])) for index in bad]
 
@@ -308,15 +292,9 @@ def save(
 def _decode_into(
     target: Path, offset: int, source: Path, shape: tuple[int, ...], first: int, pictures: Sequence[Picture]
 ) -> list[str | None]:
-    """Decode some pictures and write them into `target`; of each, why it can't be decoded, or None.
+    """Decode consecutive pictures; returns for each why it can't be decoded, or None.
 
-    Args:
-        target: images.npy.
-        offset: where its images begin.
-        source: the folder that the pictures' paths start at.
-        shape: of an image.
-        first: the number of the first of these pictures.
-        pictures: some that follow each other.
+    The images are written into the file `target`, whose images begin at the byte `offset`, from index `first` on.
     """
     images, reasons = np.zeros((len(pictures), *shape), np.uint8), list[str | None]()
     for image, picture in zip(images, pictures, strict=True):
@@ -332,21 +310,11 @@ def _decode_into(
             reasons.append(str(error))
         else:
             reasons.append(None)
-    # Not through a memory map: its pages would count as memory, and a full disk would kill the process.
+    # Not through a memory map, whose pages count as memory, and in which a full disk kills the process.
     with target.open("r+b") as file:
         file.seek(offset + first * images[0].nbytes)
         file.write(images.data)
     return reasons
-
-
-def _keep(path: Path, indices: Any) -> None:
-    """Rewrite images.npy with these images alone."""
-    images = np.load(path, mmap_mode="r")
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(indices), *images.shape[1:])}
-        np.lib.format.write_array_header_1_0(file, header)
-        for first in range(0, len(indices), 1000):
-            file.write(arrays.take(images, indices[first : first + 1000]).data)
 
 
 def in_parallel(
@@ -354,28 +322,33 @@ def in_parallel(
 ) -> Iterator[Result]:
     """The results of `function` for each picture, in order, with a progress bar in a terminal.
 
-    `function` takes the number of a picture, and CHUNK pictures from there on; it runs in as many processes as there
-    are processors, or here where the pictures are few.
+    `function` takes the index of a picture, and up to CHUNK pictures from there on. It runs in a process per processor,
+    or in this one where the pictures are few.
     """
     starts = range(0, len(pictures), CHUNK)
     chunks = (pictures[start : start + CHUNK] for start in starts)
-    with tqdm(total=len(pictures), unit="picture", desc=title, leave=False, disable=not sys.stderr.isatty()) as bar:
-        if len(pictures) <= ALONE:
-            for results in map(function, starts, chunks):
-                bar.update(len(results))
-                yield from results
-            return
-        # Spawned, because a fork of a process with threads, such as the bar's, can hang.
-        context = multiprocessing.get_context("spawn")
-        processes = ProcessPoolExecutor(min(os.cpu_count() or 1, 16), context, initializer=_prepare_process)
-        try:
-            for results in processes.map(function, starts, chunks):
-                bar.update(len(results))
-                yield from results
-        except BrokenProcessPool as error:
-            raise WorkflowError("a process that decodes pictures was killed; is there enough memory?") from error
-        finally:
-            processes.shutdown(cancel_futures=True)  # not by `with`, which would do all that was asked for
+    progress = tqdm(total=len(pictures), unit="picture", desc=title, leave=False, disable=not sys.stderr.isatty())
+    with progress, _parallel_map(len(pictures)) as apply:
+        for results in apply(function, starts, chunks):
+            progress.update(len(results))
+            yield from results
+
+
+@contextmanager
+def _parallel_map(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A `map` that runs in several processes, where the pictures are many."""
+    if count <= ALONE:
+        yield map
+        return
+    # Spawned, because a fork of a process with threads, such as the progress bar's, can hang.
+    context = multiprocessing.get_context("spawn")
+    processes = ProcessPoolExecutor(min(os.cpu_count() or 1, 16), context, initializer=_prepare_process)
+    try:
+        yield processes.map
+    except BrokenProcessPool as error:
+        raise WorkflowError("a process that decodes pictures was killed; is there enough memory?") from error
+    finally:
+        processes.shutdown(cancel_futures=True)  # not by `with`, which would wait for all chunks
 
 
 def _prepare_process() -> None:

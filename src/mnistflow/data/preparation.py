@@ -1,10 +1,10 @@
-"""A picture -> the image that a network sees, as the data set's own images were made.
+"""Preprocessing for prediction: a picture file -> the network's input image, in the form of the training images.
 
-Imports nothing of this project but decoding.py, because MLflow stores both with each logged model, beside serving.py:
-what is served is prepared as `predict` prepares it.
+Imports nothing of this project but decoding.py, because MLflow stores both files with each logged model: `predict` and
+the served model share them.
 
-For digits that is what MNIST's authors did: light ink on black, the longer side of the ink scaled to 20 of 28 pixels,
-its centre of mass in the middle. Here, the ink is found first: photos and scans have paper, shadows and noise.
+Digits are brought into MNIST's form, as its authors did: light ink on black, the longer side of the ink scaled to 20 of
+28 pixels, its centre of mass in the middle. Before that, the ink is separated from paper, shadows and noise.
 """
 
 from typing import Any
@@ -24,70 +24,70 @@ Grey = npt.NDArray[np.float32]  # (height, width), 0 to 255
 
 # Chosen on validation images of MNIST: scaled, shifted, as JPEG, and in simulated photos with shadows and thin pens.
 BOX = 20 / 28  # the longer side of the ink, as a share of the image's shorter one
-SLACK = 2  # pixels: ink that is smaller by no more is not scaled
-LARGEST = 1024  # pixels: a picture with a longer side is reduced first
-CONTRAST = 24  # levels of 255: what differs less from its background is no ink
-NOISE = 6  # ink differs from its background by so many deviations of the noise
-EDGE = 0.15  # of the ink's level: where a stroke ends
-SPECK = 0.03  # a part with a smaller share of the largest part's ink is dirt
-FAINT = 230  # levels of 255: weaker ink is made stronger
+SLACK = 2  # pixels: ink that is at most so much smaller than the box is not scaled
+LARGEST = 1024  # pixels: pictures with a longer side are downsampled first
+CONTRAST = 24  # grey levels: the least difference of ink and background
+NOISE = 6  # standard deviations of the noise: the least difference of ink and background
+EDGE = 0.15  # threshold for the edge of a stroke, as a share of the ink's level
+SPECK = 0.03  # components with a smaller share of the largest component's ink are dirt
+FAINT = 230  # grey levels: weaker ink is amplified
 
 
 class NoInkError(ValueError):
-    """A picture on which nothing is written."""
+    """A picture without ink."""
 
 
 def load(content: bytes, shape: tuple[int, ...], prepare: str | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """The image that a network sees of a picture, and what was done to the picture, in words.
+    """The network's input image, and the preprocessing steps in words.
 
     Args:
-        content: of the picture's file.
+        content: the picture file.
         shape: of the image: (height, width) in grey or (height, width, 3) in colour.
-        prepare: `digit`, or None for a data set whose images are brought to that shape and nothing else.
+        prepare: `digit` for MNIST's form, None to resize only.
 
     Raises:
-        ValueError: the picture can't be decoded, or has no ink; a clause that says so, without the file's name.
+        ValueError: the picture can't be decoded or has no ink; the reason, without the file's name.
     """
     if prepare == "digit":
         return digit(np.asarray(decoding.opened(content)[0].convert("L")), (shape[0], shape[1]))
-    image, (height, width) = decoding.decode_with_size(content, shape)
-    return image, [] if (height, width) == shape[:2] else [f"resized from {width}x{height}"]
+    picture, (height, width) = decoding.opened(content, 2 * max(shape[:2]))
+    return decoding.fit(picture, shape), [] if (height, width) == shape[:2] else [f"resized from {width}x{height}"]
 
 
 def digit(picture: Image2D, size: tuple[int, int]) -> tuple[Image2D, list[str]]:
-    """A grey picture of one digit in MNIST's form, (height, width) = `size`, and what was done to it.
+    """A grey picture of one digit -> an image in MNIST's form, (height, width) = `size`, and the steps in words.
 
-    A picture in that form already is returned as it is.
+    A picture that is already in that form keeps its pixels.
 
     Raises:
         NoInkError: nothing stands out from the background.
     """
-    grey, done = picture.astype(np.float32), []
+    grey, steps = picture.astype(np.float32), []
     if (factor := -(-max(grey.shape) // LARGEST)) > 1:
         grey = np.asarray(Image.fromarray(grey).reduce(factor))
     border = float(np.median(_edge(grey)))
     # Ink is on the side of the levels that is farther from the border, also in a dim photo.
     if border - grey.min() > grey.max() - border:
         grey, border = 255 - grey, 255 - border
-        done.append("inverted")
+        steps.append("inverted")
     if _is_in_form(grey, size):
-        return grey.astype(np.uint8), done
+        return grey.astype(np.uint8), steps
     is_flat = bool((np.abs(_edge(grey) - border) <= 2).mean() > 0.5)  # a drawing or a clean scan, not a photo
     ink = _ink(grey, border if is_flat else None)
     if not is_flat:
-        done.append("background removed")
+        steps.append("background removed")
     rows, columns = ndimage.find_objects((ink > 0).astype(np.int8))[0]
     ink = ink[rows, columns]
-    done.append(f"cropped to {ink.shape[1] * factor}x{ink.shape[0] * factor}")
+    steps.append(f"cropped to {ink.shape[1] * factor}x{ink.shape[0] * factor}")
     box = round(BOX * min(size))
     if not box - SLACK <= max(ink.shape) <= box:
         ink = _scale(ink, box)
-        done.append(f"scaled to {ink.shape[1]}x{ink.shape[0]}")
-    return _centre(ink, size), [*done, "centred"]
+        steps.append(f"scaled to {ink.shape[1]}x{ink.shape[0]}")
+    return _centre(ink, size), [*steps, "centred"]
 
 
 def _is_in_form(grey: Grey, size: tuple[int, int]) -> bool:
-    """Whether the picture is an image as MNIST has them: ink on pure black, in size and place."""
+    """Whether the picture is in MNIST's form: ink on pure black, of the right size, centred by its mass."""
     if grey.shape != size or not grey.any():
         return False
     rows, columns = ndimage.find_objects((grey > 0).astype(np.int8))[0]
@@ -98,7 +98,7 @@ def _is_in_form(grey: Grey, size: tuple[int, int]) -> bool:
 
 
 def _edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The outermost values of a picture."""
+    """The border pixels."""
     return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
@@ -107,15 +107,15 @@ def _ink(grey: Grey, background: float | None) -> Grey:
 
     Args:
         grey: the picture.
-        background: its one level, or None for a photo, where light, shadows and noise change it from place to place.
+        background: its grey level, or None for a photo, whose background varies with light, shadows and noise.
 
     Raises:
         NoInkError: nothing stands out from the background.
     """
     is_photo = background is None
     if background is None:
-        # The background is what is left when all that is narrower than the window is cut off. Smoothed before, because
-        # the darkest of many noisy pixels is darker than the background.
+        # Background subtraction by a morphological opening, which removes all that is narrower than the window.
+        # Smoothed before, because the darkest of many noisy pixels is darker than the background.
         window = max(grey.shape) // 3 + 1
         smooth = ndimage.gaussian_filter(grey, 1)
         ink = smooth - ndimage.gaussian_filter(ndimage.grey_opening(smooth, size=(window, window)), 3)
@@ -129,10 +129,10 @@ def _ink(grey: Grey, background: float | None) -> Grey:
     level = float(np.percentile(ink[strong], 95)) if strong.any() else 0.0
     if level < max(CONTRAST, NOISE * noise):
         raise NoInkError("no ink: nothing stands out from its background")
-    # Ink is what is connected to something surely ink; dirt is too little of it.
+    # Hysteresis thresholding: components that contain strong pixels are ink; those with too little of it are dirt.
     parts, count = ndimage.label(ink > max(3 * noise, EDGE * level), np.ones((3, 3)))
     weight = np.bincount(parts.ravel(), np.where(strong, ink, 0).ravel(), count + 1)[1:]
-    if is_photo:  # what reaches in from outside is a shadow's edge or the table, unless there is nothing else
+    if is_photo:  # components at the border are shadows or the table, unless there are no others
         inner = np.where(np.isin(np.arange(1, count + 1), _edge(parts)), 0, weight)
         weight = inner if inner.any() else weight
     is_ink = np.concatenate([[False], weight >= max(SPECK * weight.max(), 1)])[parts]
@@ -141,7 +141,7 @@ def _ink(grey: Grey, background: float | None) -> Grey:
 
 
 def _otsu(values: Grey) -> float:
-    """Otsu's threshold: the level that divides the values into the two groups that differ most."""
+    """Otsu's threshold: the level with the largest variance between the two classes of pixels."""
     counts, edges = np.histogram(values, 256, (0, 256))
     below, total = np.cumsum(counts), np.cumsum(counts * edges[:-1])
     above = below[-1] - below
@@ -151,7 +151,7 @@ def _otsu(values: Grey) -> float:
 
 
 def _scale(ink: Grey, box: int) -> Grey:
-    """The ink, its longer side `box` pixels."""
+    """The ink, resized so that its longer side has `box` pixels."""
     height, width = (max(1, round(length * box / max(ink.shape))) for length in ink.shape)
     scaled = Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(scaled).clip(0, 255)
@@ -160,9 +160,9 @@ def _scale(ink: Grey, box: int) -> Grey:
 def _centre(ink: Grey, size: tuple[int, int]) -> Image2D:
     """The ink on black, its centre of mass in the middle, as far as it stays inside."""
     image = np.zeros(size, np.uint8)
-    place = []
+    window = []
     for center, length, whole in zip(ndimage.center_of_mass(ink), ink.shape, size, strict=True):
         start = min(max(round(whole / 2 - center), 0), whole - length)
-        place.append(slice(start, start + length))
-    image[tuple(place)] = np.rint(ink)
+        window.append(slice(start, start + length))
+    image[tuple(window)] = np.rint(ink)
     return image

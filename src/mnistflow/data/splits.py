@@ -1,4 +1,4 @@
-"""Training images -> images to train on and images held out, and what a data set looks like in numbers."""
+"""The training, validation and test part of a data set, and its overview in text."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ Indices = npt.NDArray[np.intp]
 
 
 class Part(NamedTuple):
-    """A part of a data set whose images may not be decoded yet."""
+    """A part of a data set: images, or references to pictures that are not decoded yet."""
 
-    items: npt.NDArray[Any]  # (n,) paths of pictures, or images
+    items: npt.NDArray[Any]  # (n,) positions in the list of pictures, or images
     labels: Labels  # (n,)
 
     def take(self, indices: Indices) -> "Part":
-        """The part that has only these."""
+        """The subset with these indices."""
         return Part(self.items[indices], self.labels[indices])
 
 
@@ -32,14 +32,14 @@ def divide(
     seed: int,
     classes: Sequence[str],
 ) -> tuple[dict[str, Part], list[str]]:
-    """The training, validation and test part, and sentences on how they were chosen where it is not the usual way.
+    """The training, validation and test part, and notes for the user on a choice that is not the usual one.
 
     Args:
-        parts: as the data set has them: training, and test and validation where it has such.
-        keys: of each training image, a hash of its content; used where there is no test part.
-        test: the share that is held out then.
-        validation: `split.validation`: images to hold out, or `test`.
-        seed: of that choice.
+        parts: the data set's own parts: training, and possibly test and validation.
+        keys: a hash of each training image, where there is no test part.
+        test: the share to hold out as the test set, where there is no test part.
+        validation: `split.validation`: the number of images to hold out, or `test`.
+        seed: of the choice of validation images.
         classes: a name per label.
 
     Raises:
@@ -59,12 +59,11 @@ def divide(
     if validation == "test":
         return {"training": training, "validation": held_out, "test": held_out}, notes
     if "validation" in parts:
-        checked = parts["validation"]
         notes.append(
-            f"the data set's own validation part, {len(checked.labels):,} images, is used; "
+            f"the data set's own validation part, {len(parts['validation'].labels):,} images, is used; "
             f"split.validation, which is {validation}, is not"
         )
-        return {"training": training, "validation": checked, "test": held_out}, notes
+        return {"training": training, "validation": parts["validation"], "test": held_out}, notes
     rest, chosen = hold_out(training.labels, int(validation), seed, classes)
     return {"training": training.take(rest), "validation": training.take(chosen), "test": held_out}, notes
 
@@ -72,10 +71,10 @@ def divide(
 def hold_out_test(
     keys: Sequence[bytes], labels: Labels, share: float, classes: Sequence[str]
 ) -> tuple[Indices, Indices]:
-    """Indices of the training images and of the test images, both ascending: of each class, `share` of its images.
+    """Ascending indices of the training images and of the test images, which are `share` of each class.
 
-    The hash of an image's content decides, so the same images are chosen on every machine, equal images of a class
-    are on one side, and an image that is added moves at most one other of its class to the other side.
+    The images of a class are ordered by their hashes, and the first ones are held out. So the choice is the same on
+    every machine, equal images of a class are on one side, and a new image moves at most one other to the other side.
 
     Raises:
         WorkflowError: a class has only one image.
@@ -98,19 +97,17 @@ def hold_out_test(
 
 
 def hold_out(labels: Labels, size: int, seed: int, classes: Sequence[str]) -> tuple[Indices, Indices]:
-    """Indices of the images to train on and of the `size` images held out, both ascending.
-
-    Seeded and stratified: each class is held out in its share of the whole, to within one image.
+    """Ascending indices of the images to train on and of the `size` images held out: a seeded, stratified split.
 
     Raises:
         WorkflowError: a class has too few images to appear on both sides.
     """
     from sklearn.model_selection import train_test_split
 
-    alone = np.flatnonzero(np.bincount(labels) == 1)
-    if len(alone):
+    single = np.flatnonzero(np.bincount(labels) == 1)
+    if len(single):
         raise WorkflowError(
-            f"class {classes[alone[0]]!r} has one training image; two are needed, one of them to hold out."
+            f"class {classes[single[0]]!r} has one training image; two are needed, one of them to hold out."
         )
     try:
         train, held_out = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
@@ -121,14 +118,9 @@ def hold_out(labels: Labels, size: int, seed: int, classes: Sequence[str]) -> tu
     return np.sort(train), np.sort(held_out)
 
 
-def class_counts(labels: Labels, classes: int) -> list[int]:
-    """The number of images of each class."""
-    return [int(count) for count in np.bincount(labels, minlength=classes)]
-
-
 def overview(dataset: str, parts: Mapping[str, Split], classes: Sequence[str]) -> str:
-    """The data set in text: its counts, its first training image as numbers, and its label as a one-hot vector."""
-    counts = {name: class_counts(split.labels, len(classes)) for name, split in parts.items()}
+    """The data set in text: class counts, the first training image as numbers, its label as a one-hot vector."""
+    counts = {name: np.bincount(split.labels, minlength=len(classes)) for name, split in parts.items()}
     width = max(map(len, [*classes, "class"]))
     rows = zip(classes, *counts.values(), strict=True)
     image, label = parts["training"].images[0], int(parts["training"].labels[0])

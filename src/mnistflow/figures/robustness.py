@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mnistflow.data.arrays import Images
+from mnistflow.evaluation.corruptions import FAMILIES, corrupted
+from mnistflow.evaluation.robustness import Scores
 from mnistflow.figures import cells
 from mnistflow.figures.style import new_figure, shorten
-from mnistflow.robustness.corruptions import FAMILIES, corrupted
-from mnistflow.robustness.scores import Scores
 
 LEVELS = (0, 1, 2, 3)
 MARKERS = "osD^vP*X"

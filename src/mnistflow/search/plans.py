@@ -1,7 +1,7 @@
-"""A search or a seed study as a whole: what its trials share, what is known of each, its run in MLflow.
+"""A search or a seed study: its plan, its trials, its run in MLflow.
 
-Everything that it goes on from after a crash is in files that all machines see. In .cache/training, beside those of the
-pipeline's trainings, a plan has a folder with a file per trial, and each training of a trial has one with its state.
+After a crash, it is resumed from files that all machines can read. In .cache/training, a plan has a folder with a file
+per trial, and each training of a trial has a folder with its state, as the pipeline's trainings have.
 """
 
 import json
@@ -21,23 +21,23 @@ from mnistflow.tracking import descriptions, runs, store
 from mnistflow.tracking.store import TrackingError
 from mnistflow.training import loop, state
 
-OVER = ("finished", "stopped", "diverged")  # another attempt would end the same way
+OVER = ("finished", "stopped", "diverged")  # statuses of trials that are not tried again
 SOURCE = {"mlflow.source.name": "src/mnistflow/search"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a search or a study share. The project's folder has the same path on every machine."""
+    """The settings that all trials of a search or a study share."""
 
     name: str  # with a hash of all that the results depend on
-    project: Path
-    folder: Path  # of the trials' files
-    settings: ModelSettings  # those of params.yaml, which trials change
+    project: Path  # the project's folder, under the same path on every machine
+    folder: Path  # for the trials' files
+    settings: ModelSettings  # the model's in params.yaml, some of which a trial replaces
     details: dict[str, Any]  # as in training.json
     objective: str  # val_loss or val_accuracy, of the best epoch
     seeds: int  # trainings per trial
     halving: Halving | None
-    parent: str  # the ID of its run in MLflow; those of the trainings are below it
+    parent: str  # the ID of the plan's run in MLflow, the parent of the trainings' runs
 
     @property
     def model(self) -> str:
@@ -45,20 +45,19 @@ class Plan:
         return str(self.details["model"])
 
     def loss(self, value: float) -> float:
-        """An objective as a number of which lower is better."""
+        """An objective as a loss: lower is better."""
         return value if self.objective == "val_loss" else -value
 
     def worst(self) -> float:
-        """The objective of a trial that diverged: no better than guessing."""
+        """The objective of a diverged trial: that of random guessing."""
         return math.log(len(arrays.describe().classes)) if self.objective == "val_loss" else 0.0
 
     def training(self, number: int, seed: int) -> str:
-        """The name of a trial's training from one seed, as `state.folder` takes it."""
+        """The name of a trial's training from one seed, for `state.folder`."""
         return f"{self.name}-{number}-{seed}"
 
     def options(self, changes: Mapping[str, Any]) -> str:
-        """Changed settings as options of `dvc exp run`."""
-        # `++` also sets what params.yaml leaves out.
+        """Changed settings as options of `dvc exp run`; `++` also adds a setting that params.yaml leaves out."""
         prefix = {key: "++" if getattr(self.settings, key) is None else "" for key in changes}
         return " ".join(f"-S {prefix[key]}models.{self.model}.{key}={value}" for key, value in changes.items())
 
@@ -69,10 +68,10 @@ class Plan:
 
 @dataclass
 class Trial:
-    """What is known of a trial. While it runs, its worker alone writes its file."""
+    """The state of a trial. While it runs, its worker alone writes its file."""
 
     number: int  # from 1
-    settings: dict[str, Any]  # instead of those of params.yaml
+    settings: dict[str, Any]  # those that differ from params.yaml
     status: str = "waiting"  # then running, then failed or one of OVER
     values: list[float] = field(default_factory=list)  # the objective after each epoch, a mean over the seeds so far
     interruptions: int = 0
@@ -80,11 +79,11 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it is not tried again."""
         return self.status in OVER
 
     def write(self, plan: Plan) -> None:
-        """Write it to its file."""
+        """Write the trial's file."""
         write_text(plan.folder / f"trial-{self.number:05}.json", json.dumps(asdict(self)) + "\n")
 
 
@@ -94,7 +93,7 @@ def read(plan: Plan) -> list[Trial]:
 
 
 def best(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
-    """The best trial that was trained to its end; None where there is none."""
+    """The best finished trial, if there is one."""
     finished = (trial for trial in trials if trial.status == "finished")
     return min(finished, key=lambda trial: plan.loss(trial.values[-1]), default=None)
 
@@ -114,19 +113,19 @@ def begin(
     halving: Halving | None = None,
     text: str = "",
 ) -> Iterator[Plan]:
-    """The plan of a search or a study, for this process alone until the block ends, with its run in MLflow.
+    """The plan of a search or a study, locked by this process until the block ends, with its run in MLflow.
 
     Args:
-        kind: what it is, for names.
+        kind: `search` or `seed study`, for names.
         model: the model's name.
-        settings: the model's, which trials change.
+        settings: the model's in params.yaml.
         objective: val_loss or val_accuracy.
         seeds: trainings per trial.
-        halving: how trials are stopped early.
+        halving: early stopping of trials.
         text: whatever else the results depend on.
 
     Raises:
-        TrackingError: the store can't be used; a search does not begin without its run.
+        TrackingError: the MLflow store can't be used, without which no search begins.
     """
     store.connect()
     hashes = [arrays.sha256(arrays.DATA / part) for part in ("training", "validation")]
@@ -143,17 +142,13 @@ def begin(
             yield Plan(name, Path.cwd(), folder, settings, details, objective, seeds, halving, parent.info.run_id)
         finally:
             with suppress(TrackingError), store.session():
-                runs.close_interrupted()  # a worker that was killed can't end the run of its training
+                runs.close_interrupted()  # of workers that were killed
 
 
 def finish(plan: Plan, text: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-    """Complete the run in MLflow, and delete what the trainings of trials that are over went on from.
+    """Delete the states of trials that are over, and complete the plan's run in MLflow.
 
-    Args:
-        plan: the search or study.
-        text: the run's description, in Markdown.
-        metrics: the run's.
-        files: its artifacts.
+    The run gets the description `text`, in Markdown, and `files` as artifacts.
     """
     trials = read(plan)
     try:

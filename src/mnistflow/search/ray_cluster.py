@@ -1,10 +1,10 @@
-"""Trials on Ray: on this machine, or on a cluster that is there.
+"""Run trials on Ray, on this machine or on an existing cluster.
 
-A worker is told which trial to train, and the trial's file says what becomes of it. Ray runs workers and reports which
-were lost, nothing more: after a crash of this process, a search goes on from the files alone.
+Ray runs workers and reports lost ones. A worker gets the number of a trial and writes the trial's file, so a search is
+resumed from these files alone.
 
-A cluster needs the project's folder under the same path on every machine, with its .venv, whose `ray start` made the
-node, and a record that several machines can write to (MLFLOW_TRACKING_URI).
+All machines of a cluster need the project's folder under the same path, with its .venv, from which `ray start` was
+called, and an MLflow store to which several machines can write (MLFLOW_TRACKING_URI).
 """
 
 import logging
@@ -26,11 +26,11 @@ from mnistflow.search.plans import Plan, Trial
 from mnistflow.search.space import Resources
 from mnistflow.tracking.mark import address as store_address
 
-FORWARDED = ("MLFLOW_", "MNISTFLOW_", "KERAS_", "TF_")  # environment variables that mean something to a training
+FORWARDED = ("MLFLOW_", "MNISTFLOW_", "KERAS_", "TF_")  # environment variables that workers get
 # Ray reads these when it is imported, in this process and in its workers.
 RAY_VARIABLES = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # it would report its use over the network
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # it would warn about a default that is to change
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage reports over the network
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about a default that is to change
 }
 
 
@@ -42,46 +42,47 @@ def run(
     retries: int = 2,
     address: str = "",
 ) -> list[Trial]:
-    """Train the trials that are not over, and new ones until there are `total`; returns all.
+    """Train the unfinished trials, and new ones until there are `total`; returns all.
 
     Args:
-        plan: what they share.
+        plan: the search or study.
         total: the number of trials at the end.
-        suggest: gives the settings of a new trial, from the trials so far.
-        resources: what a trial needs.
-        retries: how often a trial that was lost or failed is tried again.
+        suggest: returns the settings of a new trial, from the trials so far.
+        resources: of a trial.
+        retries: how often a lost or failed trial is tried again.
         address: a Ray cluster to join, HOST:PORT; by default, this machine.
 
     Raises:
-        WorkflowError: no cluster can be used at the address, or it was lost, or no machine has what a trial needs.
+        WorkflowError: the cluster can't be used, was lost, or has no machine with the resources.
     """
-    every = plans.read(plan)
-    waiting = [trial.number for trial in every if not trial.is_over]
-    if not waiting and len(every) >= total:
-        return every
-    left = len(waiting) + max(0, total - len(every))
-    _say(f"{plan.model}: {left} of {total} trials to go; Ctrl-C stops, the same command goes on")
+    all_trials = plans.read(plan)
+    waiting = [trial.number for trial in all_trials if not trial.is_over]
+    remaining = len(waiting) + max(0, total - len(all_trials))
+    if not remaining:
+        return all_trials
+    _say(f"{plan.model}: {remaining} of {total} trials to go; Ctrl-C stops, the same command goes on")
     failures: Counter[int] = Counter()
-    running: dict[Any, int] = {}  # a trial's number by Ray's reference to its end
-    with _session(plan, resources, address) as ray, _progress_bar(total) as bar:
+    running: dict[Any, int] = {}  # the trial's number by Ray's reference to the worker's result
+    progress = tqdm(total=total, unit="trial", leave=False, disable=not sys.stderr.isatty())
+    with _session(plan, resources, address) as ray, progress:
         worker = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(trials.train)
         try:
-            while running or waiting or len(every) < total:
-                # New trials as late as possible: the later, the more their settings can be learned from.
-                while len(running) < _slots(ray, resources) and (waiting or len(every) < total):
+            while running or waiting or len(all_trials) < total:
+                # New trials are suggested as late as possible, when the results of more trials are known.
+                while len(running) < _slots(ray, resources) and (waiting or len(all_trials) < total):
                     if not waiting:
-                        every.append(Trial(len(every) + 1, suggest(every)))
-                        every[-1].write(plan)
-                        waiting.append(every[-1].number)
+                        all_trials.append(Trial(len(all_trials) + 1, suggest(all_trials)))
+                        all_trials[-1].write(plan)
+                        waiting.append(all_trials[-1].number)
                     number = waiting.pop(0)
                     running[worker.remote(plan, number)] = number
                 if not running:
-                    time.sleep(1)  # until a machine comes back
+                    time.sleep(1)  # until a machine is back
                     continue
                 ended, _ = ray.wait(list(running), timeout=1)
-                every = plans.read(plan)
+                all_trials = plans.read(plan)
                 for reference in ended:
-                    trial = every[running.pop(reference) - 1]
+                    trial = all_trials[running.pop(reference) - 1]
                     try:
                         ray.get(reference)
                     except ray.exceptions.RayError as error:
@@ -90,18 +91,18 @@ def run(
                             waiting.append(trial.number)
                         _note_failure(plan, trial, error, is_last=trial.number not in waiting)
                     _say(_line(plan, trial))
-                _show(bar, plan, every)
+                _show(progress, plan, all_trials)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=10)
-    return every
+    return all_trials
 
 
 def _note_failure(plan: Plan, trial: Trial, error: Any, *, is_last: bool) -> None:
-    """Write into a trial's file that its worker was lost, or raised an error."""
-    cause = getattr(error, "cause", None)  # what the worker raised
+    """Write into a trial's file that its worker was lost or raised an error."""
+    cause = getattr(error, "cause", None)  # the worker's exception
     reason = f"{type(cause).__name__}: {cause}" if cause else str(error).strip().partition("\n")[0]
     trial.status, trial.failure = ("failed" if is_last else "waiting"), reason[:300]
     trial.interruptions += not is_last
@@ -109,7 +110,7 @@ def _note_failure(plan: Plan, trial: Trial, error: Any, *, is_last: bool) -> Non
 
 
 def _line(plan: Plan, trial: Trial) -> str:
-    """What became of a trial, in a line."""
+    """The status of a trial, in a line."""
     epoch = len(trial.values)
     if trial.status == "waiting":
         return f"trial {trial.number} was interrupted ({trial.failure}) and will go on after epoch {epoch}"
@@ -123,26 +124,22 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _progress_bar(total: int) -> "tqdm[Any]":
-    return tqdm(total=total, unit="trial", leave=False, disable=not sys.stderr.isatty())
-
-
-def _show(bar: "tqdm[Any]", plan: Plan, every: list[Trial]) -> None:
+def _show(progress: "tqdm[Any]", plan: Plan, all_trials: list[Trial]) -> None:
     """Show in a terminal how many trials are over, and how far the others are."""
-    bar.n = sum(trial.is_over for trial in every)
-    running = (trial for trial in every if trial.status == "running" and trial.values)
+    progress.n = sum(trial.is_over for trial in all_trials)
+    running = (trial for trial in all_trials if trial.status == "running" and trial.values)
     parts = (f"trial {trial.number} epoch {len(trial.values)} {plan.text(trial.values[-1])}" for trial in running)
-    bar.set_postfix_str(", ".join(parts))
+    progress.set_postfix_str(", ".join(parts))
 
 
 @contextmanager
 def _session(plan: Plan, resources: Resources, address: str) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at the address, or to one of its own that ends with the block."""
+    """The module `ray`, connected to the cluster at the address, or to a local one that ends with the block."""
     if address:
         _check_address(address)
     os.environ.update(RAY_VARIABLES)
     if not address or address.startswith(("127.", "localhost")):
-        # Or else Ray takes this machine for one in a network, and listens to all of it.
+        # Without this, Ray would listen on all network interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray  # reads those variables
 
@@ -160,7 +157,7 @@ def _session(plan: Plan, resources: Resources, address: str) -> Iterator[Any]:
             logging_level=logging.CRITICAL,
             **own,
         )
-    except Exception as error:  # Ray raises bare ones, too
+    except Exception as error:  # Ray raises exceptions of many types
         reason = str(error).strip().partition("\n")[0]
         advice = "; one with a token wants it in ~/.ray/auth_token here too, and RAY_AUTH_MODE=token" if address else ""
         raise WorkflowError(f"no Ray cluster can be used at {address or 'this machine'} ({reason}){advice}.") from error
@@ -175,10 +172,10 @@ def _session(plan: Plan, resources: Resources, address: str) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Check that something listens at HOST:PORT; Ray would try for many minutes.
+    """Check that a server listens at HOST:PORT. Ray itself would try for many minutes.
 
     Raises:
-        WorkflowError: nothing does, or it is no such address.
+        WorkflowError: none does, or the address has another form.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -192,7 +189,7 @@ def _machines(ray: Any) -> list[dict[str, Any]]:
 
 
 def _slots(ray: Any, resources: Resources) -> int:
-    """How many trials fit onto the machines at the same time."""
+    """The number of trials that the machines can run at the same time."""
     needed = {kind: amount for kind, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
     return sum(
         int(min(node["Resources"].get(kind, 0) / amount for kind, amount in needed.items())) for node in _machines(ray)
@@ -200,10 +197,10 @@ def _slots(ray: Any, resources: Resources) -> int:
 
 
 def _check_machines(ray: Any, resources: Resources) -> None:
-    """Check that a trial fits onto a machine, and that all machines can write to the record.
+    """Check that a machine has the resources of a trial, and that all machines can write to the MLflow store.
 
     Raises:
-        WorkflowError: it does not, or they can't.
+        WorkflowError: none has them, or the store is a file and there is a second machine.
     """
     if not _slots(ray, resources):
         machines = (tuple(node["Resources"].get(kind, 0) for kind in ("CPU", "GPU")) for node in _machines(ray))

@@ -1,16 +1,14 @@
-"""How much of an accuracy is luck: `python -m mnistflow.search.seeds MODEL N [--set KEY=VALUE ...]`.
+"""The variance of the test accuracy over seeds: `python -m mnistflow.search.seeds MODEL N [--set KEY=VALUE ...]`.
 
-Trains MODEL from the seeds 1 to N on Ray, with the settings of params.yaml or those given, and then measures each model
-once on the test set. The settings were chosen before, on validation images; this only reports. Writes
-bench/results/seeds-NAME.csv, and draws all studies there into seeds.png. It reports no times, because trainings that
-run side by side share the processors.
+Trains MODEL from the seeds 1 to N on Ray, with the settings of params.yaml and --set, and then evaluates each model
+once on the test set. Nothing is chosen by it. Writes bench/results/seeds-NAME.csv, and draws all studies in that folder
+into seeds.png. Times are not reported, because concurrent trainings share the processors.
 """
 
 import argparse
 import csv
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import replacing
 from mnistflow.core.params import ModelSettings
 from mnistflow.data import arrays
 from mnistflow.figures import style
@@ -37,13 +34,13 @@ BOOK = "mnist"  # the book's data set: its studies have no prefix
 Row = dict[str, float]  # seed, accuracy, epochs
 
 
-def main(model: str, count: int, name: str, changes: str, cpus: int, address: str) -> None:
-    """Train, measure, write, print."""
+def main(model: str, count: int, name: str, changes: Sequence[str], cpus: int, address: str) -> None:
+    """Train from each seed, evaluate, then write, record and print the results."""
     settings = params.load()
     if model not in settings.models or count < 2:
         raise WorkflowError(f"{count} seeds of {model}: two or more of {', '.join(settings.models)} are expected.")
     values = settings.models[model].model_dump(exclude_none=True)
-    for key, _, text in (change.partition("=") for change in changes.split()):
+    for key, _, text in (change.partition("=") for change in changes):
         values[key] = YAML(typ="safe", pure=True).load(text)
     chosen = params.parse(ModelSettings, values, "--set")
     dataset = settings.fetch.dataset
@@ -51,10 +48,10 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
     path, figure = RESULTS / f"seeds-{name}.csv", RESULTS / "seeds.png"
     resources = params.parse(Resources, {"cpus": cpus}, "--cpus")
     with plans.begin("seed study", model, chosen, "val_accuracy") as plan:
-        every = ray_cluster.run(plan, count, lambda known: {"seed": len(known) + 1}, resources, address=address)
-        trials = every[:count]  # an interrupted study may have had more seeds
+        trials = ray_cluster.run(plan, count, lambda known: {"seed": len(known) + 1}, resources, address=address)
+        trials = trials[:count]  # an interrupted study may have had more seeds
         if any(trial.status != "finished" for trial in trials):
-            raise WorkflowError("\n       ".join(["not all trainings came to their end:", *plans.failures(trials)]))
+            raise WorkflowError("\n       ".join(["not all trainings are finished:", *plans.failures(trials)]))
         rows = [measure(plan, trial) for trial in trials]
         write(path, rows)
         studies = {file.stem.removeprefix("seeds-"): read(file) for file in sorted(RESULTS.glob("seeds-*.csv"))}
@@ -63,7 +60,7 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
         text = f"{model} from the seeds 1 to {count}: a mean of {accuracy:.3%} of the test images right."
         plans.finish(plan, text, {"mean_test_accuracy": accuracy}, [path, figure])
     with state.folder(plan.name) as folder:
-        shutil.rmtree(folder)  # the models are gone, so the trials can't be measured again
+        shutil.rmtree(folder)  # without their models, the trials are of no further use
     print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
     for study, results in studies.items():
         print(f"| {study} {summary(results)}")
@@ -71,12 +68,12 @@ def main(model: str, count: int, name: str, changes: str, cpus: int, address: st
 
 
 def measure(plan: Plan, trial: Trial) -> Row:
-    """The accuracy of a trained model on the test set, which is opened here, when all trainings have ended."""
+    """The test accuracy of a finished trial's model."""
     settings = plan.settings.model_copy(update=trial.settings)
     training, validation, test = (arrays.load(arrays.DATA / part) for part in arrays.PARTS)
     classes = len(arrays.describe().classes)
     with state.folder(plan.training(trial.number, settings.seed)) as folder:
-        # The training is finished, so this gives its model and trains nothing.
+        # The training's state is complete, so this restores the model and trains nothing.
         model, progress = loop.train(
             plan.model, settings, training, validation, classes, folder / STATE, lambda rows, seconds: None
         )
@@ -86,7 +83,7 @@ def measure(plan: Plan, trial: Trial) -> Row:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Seeds, mean accuracy, standard deviation, 95% interval of the mean (Student's t), lowest: a row of a table."""
+    """A table row: seeds, mean accuracy, standard deviation, 95% interval of the mean (Student's t), lowest."""
     from scipy import stats
 
     accuracies = np.array([row["accuracy"] for row in rows])
@@ -97,8 +94,8 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write a row per seed as CSV, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    """Write a row per seed as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
@@ -133,14 +130,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m mnistflow.search.seeds", description=str(__doc__).splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("count", type=int)
-    parser.add_argument("--name", default="", help="of the study; by default, the model's, with the data set's")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of what params.yaml says")
-    # As many threads as a training has that is alone: with fewer, the last bits of its results may differ.
+    parser.add_argument("--name", default="", help="of the study; by default, the names of data set and model")
     parser.add_argument(
-        "--cpus", type=int, default=os.cpu_count(), help="cores per training; by default, all of this machine's"
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that differ from params.yaml"
     )
+    # By default, the threads of a training that runs alone: with fewer, the last bits of its results may differ.
+    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="cores per training (all)")
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
     options = parser.parse_args()
-    changes = " ".join(options.set)
-    sys.argv[1:] = [options.model, str(options.count), options.name, changes, str(options.cpus), options.address]
-    cli.run(main)
+    cli.run(main, options.model, options.count, options.name, options.set, options.cpus, options.address)

@@ -1,7 +1,4 @@
-"""sweep.yaml -> validated, frozen settings of a search.
-
-The file is checked as a whole before anything runs, and against params.yaml: what is searched are settings of a model.
-"""
+"""sweep.yaml -> validated, frozen settings of a search, checked against params.yaml too."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +12,7 @@ from mnistflow.core.params import ModelSettings, Section, Seed, Settings, neares
 
 
 class Range(Section):
-    """The values that one setting may take: one of `values`, or a number from `low` to `high`, both included."""
+    """The search space of one setting: one of `values`, or a number from `low` to `high`, both included."""
 
     values: Annotated[list[Any], Field(min_length=2, max_length=100)] | None = None
     low: int | float | None = None
@@ -36,7 +33,7 @@ class Range(Section):
         return self
 
     def limits(self) -> list[Any]:
-        """The values that must be allowed for all of the range to be."""
+        """Low and high, or all values: if params.yaml allows these, it allows the whole range."""
         return [self.low, self.high] if self.values is None else self.values
 
     def contains(self, value: Any) -> bool:
@@ -49,12 +46,12 @@ class Range(Section):
 class Halving(Section):
     """Early stopping by asynchronous successive halving: Li et al. (2018), arXiv:1810.05934."""
 
-    epochs: Annotated[int, Field(ge=1)]  # that every trial gets; then `reduction` times as many, and so on
-    reduction: Annotated[float, Field(gt=1, le=100)]  # the best 1/reduction goes on
+    epochs: Annotated[int, Field(ge=1)]  # of the first rung; each further rung has `reduction` times as many
+    reduction: Annotated[float, Field(gt=1, le=100)]  # the best 1/reduction of the trials at a rung go on
 
 
 class Resources(Section):
-    """What a trial needs."""
+    """Resources of a trial."""
 
     cpus: Annotated[int, Field(ge=1)] = 1  # cores, and threads of the training
     gpus: Annotated[float, Field(ge=0)] = 0.0  # 0.5: two trials share one
@@ -74,7 +71,7 @@ class Sweep(Section):
     retries: Annotated[int, Field(ge=0, le=100)] = 2  # of a trial that was lost or failed
 
     def present(self, settings: ModelSettings) -> dict[str, Any] | None:
-        """The present values of the searched settings; None where the space does not have them."""
+        """The searched settings' values in params.yaml; None where one is outside of the search space."""
         values = {key: getattr(settings, key) for key in self.space}
         return values if all(self.space[key].contains(value) for key, value in values.items()) else None
 

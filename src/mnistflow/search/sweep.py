@@ -1,13 +1,12 @@
-"""Search for better settings: `python -m mnistflow.search.sweep [--address HOST:PORT]`, as sweep.yaml says.
+"""Hyperparameter search as sweep.yaml describes it: `python -m mnistflow.search.sweep [--address HOST:PORT]`.
 
-Optuna suggests settings, Ray trains them, successive halving gives up on the worse. Trials are judged on the validation
-images; the test set stays closed. Writes sweep/trials.csv and sweep/search.png, and ends with the command that makes an
-experiment of the best settings. Interrupted, the same command goes on.
+Optuna suggests settings, Ray trains them, successive halving stops the worse trials early. The objective is computed on
+the validation images; the test set stays closed. Writes sweep/trials.csv and sweep/search.png, and prints the command
+that makes a DVC experiment of the best settings. After an interruption, the same command continues the search.
 """
 
 import argparse
 import csv
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +20,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import replacing
 from mnistflow.core.params import ModelSettings
 from mnistflow.figures import style
 from mnistflow.search import plans, ray_cluster, space
@@ -37,11 +35,11 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def main(file: Path, address: str) -> None:
-    """Search, write, show."""
+    """Run the trials, then write, record and print the results."""
     settings = params.load()
     sweep = space.load(file, settings)
     present = settings.models[sweep.model]
-    # Without the number of trials: more of them go on from those that there are.
+    # The number of trials is left out: with more of them, the same search goes on.
     text = sweep.model_dump_json(include={"space", "seed"})
     with plans.begin("search", sweep.model, present, sweep.objective, sweep.seeds, sweep.early_stopping, text) as plan:
         suggestion = partial(suggest, sweep, present)
@@ -50,10 +48,9 @@ def main(file: Path, address: str) -> None:
 
 
 def suggest(sweep: Sweep, present: ModelSettings, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The settings of the next trial: those of params.yaml first, then what Optuna suggests after the trials so far.
+    """The settings of the next trial: those of params.yaml first, then Optuna's suggestion, rounded to three digits.
 
-    It depends on its arguments alone, so a search needs nothing but its trials to go on. Numbers have three digits, as
-    many as a person would write.
+    It depends on the arguments alone: a search is resumed from its trials, without a state of Optuna's.
     """
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -69,8 +66,8 @@ def suggest(sweep: Sweep, present: ModelSettings, trials: Sequence[Trial]) -> di
             kind = IntDistribution if space.is_whole(key) else FloatDistribution
             distributions[key] = kind(*span.limits(), log=span.log)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    random = min(10, 1 + sweep.trials // 3)  # trials before there is enough to learn from
-    # constant_liar: not the settings of a trial that is running.
+    random = min(10, 1 + sweep.trials // 3)  # trials with random settings at the beginning
+    # constant_liar: avoids settings near those of running trials.
     sampler = optuna.samplers.TPESampler(seed=sweep.seed + len(trials), n_startup_trials=random, constant_liar=True)
     study = optuna.create_study(sampler=sampler, direction="minimize" if sweep.objective == "val_loss" else "maximize")
     states = {"finished": "COMPLETE", "diverged": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
@@ -97,7 +94,7 @@ def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> N
     """Write, record and print the results.
 
     Raises:
-        WorkflowError: no trial came to its end.
+        WorkflowError: no trial is finished.
     """
     best = plans.best(plan, trials)
     if best is None:
@@ -127,8 +124,8 @@ def conclude(file: Path, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> N
 
 
 def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write a row per trial as CSV, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    """Write a row per trial as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["trial", "status", "epochs", "interruptions", sweep.objective, *sweep.space])
         for trial in trials:
@@ -138,15 +135,16 @@ def write(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 
 def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
-    """The objective of each trial in their order, and over each setting; a ring around the best."""
+    """The objective by trial, and by each setting; the best trial has a ring."""
     panels = ["trial", *sweep.space]
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
-    figure = style.new_figure(3 * columns, 2.9 * rows + 0.7)
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(len(panels))]
-    for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
+    figure = style.new_figure(3 * len(panels), 3.6)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for panel, ax in zip(panels, axes, strict=True):
         _draw_panel(ax, panel, sweep, plan, trials)
-        ax.set_ylabel("" if index % columns else sweep.objective)
+    axes[0].set_ylabel(sweep.objective)
+    if sweep.objective == "val_loss":
+        axes[0].set_yscale("log")
+        _set_plain_ticks(axes[0].yaxis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     mean = "" if plan.seeds == 1 else f", mean of {plan.seeds} seeds"
     figure.suptitle(f"{sweep.model}: {len(trials)} trials on the validation images{mean}", size=11)
@@ -154,6 +152,7 @@ def draw(sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> Figure:
 
 
 def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Draw the objective over a setting, or over the trials' numbers."""
     span = sweep.space.get(panel)
     choices = span.values if span else None
 
@@ -174,15 +173,12 @@ def _draw_panel(ax: Axes, panel: str, sweep: Sweep, plan: Plan, trials: Sequence
     if span and span.log:
         ax.set_xscale("log")
         _set_plain_ticks(ax.xaxis)
-    if sweep.objective == "val_loss":
-        ax.set_yscale("log")
-        _set_plain_ticks(ax.yaxis)
     ax.set_xlabel(panel)
     ax.grid(alpha=0.4)
 
 
 def _set_plain_ticks(axis: Axis) -> None:
-    """Set the ticks of a logarithmic axis to 1, 2 and 5, as plain numbers."""
+    """Set the ticks of a logarithmic axis to 1, 2 and 5 times a power of ten, as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
@@ -190,8 +186,7 @@ def _set_plain_ticks(axis: Axis) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m mnistflow.search.sweep", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--file", default="sweep.yaml", help="what to search (sweep.yaml)")
+    parser.add_argument("--file", type=Path, default="sweep.yaml", help="the search (sweep.yaml)")
     parser.add_argument("--address", default="", help="a Ray cluster to join, HOST:PORT; by default, this machine")
     options = parser.parse_args()
-    sys.argv[1:] = [options.file, options.address]
-    cli.run(main)
+    cli.run(main, options.file, options.address)

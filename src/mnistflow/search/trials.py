@@ -1,4 +1,4 @@
-"""One trial: trained once from each seed, on whichever machine, and stopped early where it falls behind."""
+"""One trial: a training from each seed, with early stopping, in a worker process on any machine."""
 
 import math
 import os
@@ -18,19 +18,19 @@ STATE = "state.npz"
 
 
 class Stopped(Exception):
-    """Ends a training that early stopping gives up on."""
+    """Raised in a training to stop it early."""
 
 
 @dataclass(frozen=True)
 class ScoredEpoch(Epoch):
-    """An epoch, and the figures of the best epoch so far, by which trials are compared."""
+    """An epoch, with the losses and accuracies of the best epoch so far, by which trials are compared."""
 
     best_val_loss: float
     best_val_accuracy: float
 
 
 def scored(rows: Sequence[Epoch]) -> list[ScoredEpoch]:
-    """A history with the figures of the best epoch so far in each row."""
+    """A history with the best epoch so far in each row."""
     bests: Iterator[Epoch] = accumulate(rows, lambda best, row: row if row.val_loss < best.val_loss else best)
     return [
         ScoredEpoch(**asdict(row), best_val_loss=best.val_loss, best_val_accuracy=best.val_accuracy)
@@ -39,7 +39,7 @@ def scored(rows: Sequence[Epoch]) -> list[ScoredEpoch]:
 
 
 def train(plan: Plan, number: int) -> None:
-    """Train a trial. Its file says how far it is, and at the end what became of it."""
+    """Train a trial, and keep its file up to date."""
     os.chdir(plan.project)
     trial = plans.read(plan)[number - 1]
     trial.status, trial.failure = "running", None
@@ -56,7 +56,7 @@ def train(plan: Plan, number: int) -> None:
 
 
 def _train_once(plan: Plan, trial: Trial, index: int) -> None:
-    """Train a trial from one of its seeds, in a run of its own; goes on where an earlier attempt was interrupted.
+    """Train a trial from one of its seeds, in an MLflow run of its own; resumes an interrupted attempt.
 
     Raises:
         Diverged: the loss is no longer a number.
@@ -68,15 +68,15 @@ def _train_once(plan: Plan, trial: Trial, index: int) -> None:
     changes = {**trial.settings, "seed": settings.seed}
     tags = {"mlflow.parentRunId": plan.parent, "trial": str(trial.number), "overrides": plan.options(changes)}
     training, validation = (arrays.load(arrays.DATA / part) for part in ("training", "validation"))
-    before = trial.values[: index * settings.epochs]  # of the seeds that are done
+    before = trial.values[: index * settings.epochs]  # of the earlier seeds
 
-    def note(rows: Sequence[ScoredEpoch]) -> None:
+    def update(rows: Sequence[ScoredEpoch]) -> None:
         done = before[-1] * index if before else 0.0
         values = (float(getattr(row, f"best_{plan.objective}")) for row in rows)
         trial.values = [*before, *((done + value) / (index + 1) for value in values)]
 
     def on_epoch(rows: Sequence[Epoch], seconds: float) -> None:
-        note(scored(rows))
+        update(scored(rows))
         trial.write(plan)
         run.log_epochs(scored(rows), seconds)
         if is_behind(plan, trial, plans.read(plan), settings.epochs * plan.seeds):
@@ -86,21 +86,21 @@ def _train_once(plan: Plan, trial: Trial, index: int) -> None:
     with (
         state.folder(plan.training(trial.number, settings.seed)) as folder,
         runs.training(folder / runs.FILE, details, name, {**SOURCE, **tags}) as run,
-        suppress(Stopped),  # to MLflow, it is finished
+        suppress(Stopped),  # for MLflow, the run is finished
     ):
         classes = len(arrays.describe().classes)
         _, progress = loop.train(plan.model, settings, training, validation, classes, folder / STATE, on_epoch)
-        note(scored(progress.history))
-        run.log_epochs(scored(progress.history), 0.0)  # a crash may have come between the state and the record
-        # Where `patience` ended it, its last value stands for the epochs that it left out.
+        update(scored(progress.history))
+        run.log_epochs(scored(progress.history), 0.0)  # epochs that a crash kept out of the record
+        # After an end by `patience`, the last value is repeated for the missing epochs.
         trial.values += trial.values[-1:] * (len(before) + settings.epochs - len(trial.values))
 
 
 def is_behind(plan: Plan, trial: Trial, trials: Sequence[Trial], epochs: int) -> bool:
-    """Whether successive halving gives up on a trial after its last epoch.
+    """Whether successive halving stops a trial after its last epoch.
 
-    After 1, r, r^2, ... times `halving.epochs` epochs (r is `halving.reduction`), a trial goes on if it is among the
-    best 1/r, rounded up, of all that have come so far. After `epochs`, all of its own, there is nothing left to stop.
+    Rungs are at 1, r, r^2, ... times `halving.epochs` epochs (r is `halving.reduction`). At a rung below `epochs`, the
+    trial's full length, it goes on if it is among the best 1/r, rounded up, of the trials that have reached the rung.
     """
     if plan.halving is None:
         return False

@@ -1,7 +1,4 @@
-"""The texts on MLflow's pages: descriptions of runs and model versions, and the columns of the table of runs.
-
-Plain values in, text out.
-"""
+"""Texts for MLflow's pages: descriptions of runs and model versions, and the columns of the table of runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,13 +40,13 @@ SERVE = "mlflow models serve -m models:/mnistflow@champion --env-manager local -
 def run(
     run_id: str, details: Mapping[str, Any], tags: Mapping[str, str], test: Mapping[str, float] | None = None
 ) -> str:
-    """A run in Markdown: its result, what it is, how to repeat it, its figures.
+    """A run's description in Markdown: its result, settings, the commands that repeat it, figures.
 
     Args:
-        run_id: the run, for the addresses of its figures.
-        details: training.json; before the end of the training, what is known of it.
-        tags: the run's.
-        test: the model's metrics on the test set, where it was evaluated.
+        run_id: for the addresses of figures.
+        details: the content of training.json, which is incomplete during the training.
+        tags: the run's tags.
+        test: the model's metrics on the test set, after the evaluation.
     """
     parts = [result(details["model"], test), _facts(details), _origin(details["model"], tags)]
     if FAILURE in tags:
@@ -58,7 +55,7 @@ def run(
         parts.append(_figure(run_id, "loss.png", "loss by epoch"))
     if test:
         parts.append(_figure(run_id, "evaluation/errors.png", "the misclassified test images"))
-    # Short lines, because the page does not wrap them where a figure is wider than its column.
+    # Short lines: the page does not wrap them if a figure is wider than its column.
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,7 +92,7 @@ def model_version(
 
 
 def _facts(details: Mapping[str, Any]) -> str:
-    """What was trained, on which images, with which settings."""
+    """A list of the images, the settings and the best epoch."""
     settings = details["settings"]
     facts = [f"trained on {details['training_images']:,} images of {details['dataset']}"]
     if details["selected_on"] == "test":
@@ -116,7 +113,7 @@ def _facts(details: Mapping[str, Any]) -> str:
 
 
 def _origin(model: str, tags: Mapping[str, str]) -> str:
-    """How to repeat the run: commands that hold for the state in which it ran, or what is missing for them."""
+    """The commands that repeat the run, or why there are none."""
     commit = tags.get(COMMIT)
     if tags.get("restored"):
         search = f"git log --format=%h -S {tags.get('model_md5', 'MD5')} -- dvc.lock | tail -n 1"
@@ -141,5 +138,5 @@ def _origin(model: str, tags: Mapping[str, str]) -> str:
 
 
 def _figure(run_id: str, path: str, caption: str) -> str:
-    """A run's image, by the relative address at which MLflow's pages ask for it, wherever the server is."""
+    """An image of a run's artifacts, at the relative address that works on any server."""
     return f"![{caption}](get-artifact?path={path.replace('/', '%2F')}&run_uuid={run_id})"

@@ -26,21 +26,13 @@ from mnistflow.tracking import serving
 
 
 def log(name: str, model: Any, example: Images, dataset: Description, run_id: str) -> str:
-    """Log a Keras model to a run; returns the logged model's ID.
-
-    Args:
-        name: the model's.
-        model: the Keras model.
-        example: images for an input example.
-        dataset: what it was trained on.
-        run_id: the run.
-    """
-    given = {"model": model, "example": np.asarray(example), "dataset": dataset}
-    return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **given).model_id)
+    """Log a Keras model to a run, with example images as its input example; returns the logged model's ID."""
+    arguments = {"model": model, "example": np.asarray(example), "dataset": dataset}
+    return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **arguments).model_id)
 
 
 def save_model(path: str, mlflow_model: Model, model: Any, example: Images, dataset: Description) -> None:
-    """Write the model in MLflow's form. MLflow's `Model.log` calls this, as it does for its own flavors."""
+    """Write the model in MLflow's format. MLflow's `Model.log` calls this function by its name."""
     mlflow.tensorflow.save_model(
         model,
         path=path,
@@ -48,7 +40,7 @@ def save_model(path: str, mlflow_model: Model, model: Any, example: Images, data
         code_paths=[module.__file__ for module in (serving, preparation, decoding)],
         signature=False,
         input_example=example,
-        # Listed here, because finding them out takes a process that loads the model.
+        # Listed here, because MLflow would start a process that loads the model to infer them.
         pip_requirements=installed(
             "keras", "mlflow", "numpy", "pillow", "scipy", "tensorflow-cpu", "tensorflow", "jax"
         ),
@@ -65,13 +57,12 @@ def save_model(path: str, mlflow_model: Model, model: Any, example: Images, data
 
 
 def download(address: str, folder: Path) -> Path:
-    """Bring a logged model to `folder`; returns the folder that holds its model.keras and dataset.json.
+    """Download a logged model to `folder`; returns the folder with its model.keras and dataset.json.
 
-    Args:
-        address: as MLflow has it: models:/mnistflow@champion, models:/mnistflow/1, models:/m-0123...
+    `address` is MLflow's: models:/mnistflow@champion, models:/mnistflow/1, models:/m-0123...
 
     Raises:
-        WorkflowError: the store has no such model, or it is none that `log` logged.
+        WorkflowError: the store has no such model, or `log` did not log it.
     """
     try:
         data = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)), "data")
@@ -83,7 +74,7 @@ def download(address: str, folder: Path) -> Path:
 
 
 def installed(*packages: str) -> list[str]:
-    """The installed ones of the packages, each as NAME==VERSION."""
+    """Those of the packages that are installed, as NAME==VERSION."""
     requirements = []
     for name in packages:
         with suppress(metadata.PackageNotFoundError):

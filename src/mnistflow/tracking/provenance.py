@@ -1,4 +1,4 @@
-"""Where a run comes from: the state of the code, the machine, the DVC experiment."""
+"""Provenance of a run: the state of the code, the machine, the DVC experiment."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from mnistflow.core.files import md5
+from mnistflow.core.files import md5, root
 
 COMMIT = "mlflow.source.git.commit"  # MLflow's own tag
 EXPERIMENT = "dvc_experiment"
@@ -14,8 +14,8 @@ CODE = ("params.yaml", "datasets.yaml", "dvc.yaml", "stages", "src", "requiremen
 
 
 def tags(model: str) -> dict[str, str]:
-    """The tags of a run: its model, the machine and the state of the code."""
-    from mnistflow.training.backend import NAME  # imports TensorFlow, for which `make record` has no need
+    """Tags for a run: its model, the machine, the state of the code, the DVC experiment."""
+    from mnistflow.training.backend import NAME  # here, because it imports TensorFlow
 
     machine = {
         "model": model,
@@ -25,14 +25,14 @@ def tags(model: str) -> dict[str, str]:
         "keras_backend": NAME,
         "pipeline": pipeline(),
     }
-    experiment = os.environ.get("DVC_EXP_NAME")
+    experiment = _of_experiment("NAME")
     return machine | ({EXPERIMENT: experiment} if experiment else {}) | code_state()
 
 
 def code_state() -> dict[str, str]:
-    """The tags for the commit and the files that differ from it; none outside of a git repository."""
-    # In a copy that DVC made for an experiment, HEAD is a commit of DVC's own.
-    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+    """Tags for the commit and the files that differ from it; none outside of a Git repository."""
+    # In DVC's copy of the project for an experiment, HEAD is a temporary commit.
+    commit = _of_experiment("BASELINE_REV") or _git("rev-parse", "HEAD")
     changed = _git("diff", "--name-only", commit or "HEAD", "--", *CODE)
     new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
     if not commit or changed is None or new is None:
@@ -43,18 +43,21 @@ def code_state() -> dict[str, str]:
 
 
 def pipeline() -> str:
-    """A name for the state of settings and code: the same for all trainings of one `dvc repro`.
-
-    The first digits of a SHA-256 over the files of CODE.
-    """
+    """A hash of settings and code, the same for all trainings of one `dvc repro`."""
     digest = hashlib.sha256()
     for path in sorted(path for name in CODE for path in [Path(name), *Path(name).rglob("*.py")] if path.is_file()):
         digest.update(f"{path.as_posix()}\0{md5(path)}\0".encode())
     return digest.hexdigest()[:10]
 
 
+def _of_experiment(key: str) -> str | None:
+    """A variable of the DVC experiment that runs; None where that is one of a project in whose stage this one runs."""
+    is_ours = Path(os.environ.get("DVC_ROOT", "")).resolve() == root().resolve()
+    return os.environ.get(f"DVC_EXP_{key}") if is_ours else None
+
+
 def _git(*arguments: str) -> str | None:
-    """The output of git, or None where it fails, as outside of a repository."""
+    """The output of git, or None if it fails, as outside of a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

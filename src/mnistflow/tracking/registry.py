@@ -1,8 +1,7 @@
-"""The model registry: `python -m mnistflow.tracking.registry` registers the selected model.
+"""Register the selected model in MLflow: `python -m mnistflow.tracking.registry`. `make register` runs the gate before.
 
-`make register` asks the gate first. A model becomes one version of `mnistflow`, however often this runs. The alias
-`champion` is what is served; it moves to a new version that is significantly better on the same test images, and
-`challenger` is given to one that is not.
+A model becomes one version of `mnistflow`, however often this runs. The alias `champion` is the version to serve. It
+moves to a new version that is significantly better on the same test images; any other gets the alias `challenger`.
 """
 
 import json
@@ -20,11 +19,11 @@ from mnistflow.evaluation.predictions import Predictions
 from mnistflow.tracking import descriptions, provenance, runs, store
 
 NAME = "mnistflow"
-SIGNIFICANT = 0.05  # a difference with a smaller p in McNemar's test is not taken for chance
+SIGNIFICANT = 0.05  # level of significance of McNemar's test
 
 
 def main() -> None:
-    """Register the selected model, give it the alias that it has earned, and print the reason."""
+    """Register the selected model, set its alias, and print the reason."""
     name = params.load().evaluate.model
     model = MODELS / name / "model.keras"
     check_locked(model)
@@ -39,10 +38,10 @@ def main() -> None:
 
 
 def register(model_md5: str, evaluation: Predictions, dataset: Description) -> Any:
-    """The version that holds the model with this hash; made from the logged model of its run, if there is none yet.
+    """The version of the model with this hash, made from its run's logged model if needed.
 
     Raises:
-        WorkflowError: somebody deleted that logged model.
+        WorkflowError: the logged model was deleted.
     """
     client, run = store.client(), runs.of_model(model_md5)[0]
     if not client.search_registered_models(f"name = '{NAME}'"):
@@ -64,29 +63,29 @@ def register(model_md5: str, evaluation: Predictions, dataset: Description) -> A
     }
     text = descriptions.model_version(name, metrics, dataset.dataset, dataset.shape, dataset.classes)
     client.create_model_version(NAME, f"models:/{model_id}", run.info.run_id, tags, description=text, model_id=model_id)
-    # A server does not lock: where two processes did this at once, the first one's version stays.
+    # A server has no lock: if two processes do this at once, the first one's version stays.
     first, *others = versions(model_md5)
     for other in others:
         client.delete_model_version(NAME, other.version)
-    # By this tag, the page of the logged model links to its version.
+    # With this tag, the logged model's page links to its version.
     link = json.dumps([{"name": NAME, "version": first.version}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
     return first
 
 
 def versions(model_md5: str) -> list[Any]:
-    """The versions that hold the model with this hash, the oldest first."""
+    """The versions of the model with this hash, the oldest first."""
     versions = store.client().search_model_versions(f"name = '{NAME}' and tag.model_md5 = '{model_md5}'")
     return sorted(versions, key=lambda version: int(version.version))
 
 
 def promote(version: Any, evaluation: Predictions) -> str:
-    """Give the version its alias; returns the decision and its reason in words.
+    """Set the version's alias; returns the decision and its reason in words.
 
-    It becomes champion where there is none, or where it is significantly better than the champion on the same images.
+    It becomes champion if there is none, or if it is significantly better than the champion on the same images.
     """
     client = store.client()
-    # A server gives version numbers as text, a database as numbers.
+    # A server returns version numbers as text, a database as numbers.
     aliases = {alias: str(number) for alias, number in client.get_registered_model(NAME).aliases.items()}
     champion, this = aliases.get("champion"), str(version.version)
     if champion is None:

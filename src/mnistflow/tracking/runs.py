@@ -147,6 +147,7 @@ def training(
     every = {**provenance.tags(details["model"]), **(tags or {})}
     experiment = every.get(provenance.EXPERIMENT)
     name = name or (f"{details['model']} ({experiment})" if experiment else details["model"])
+    store.name_user()
     # MLflow's own tags: the user, the script.
     run = LiveRun(path, TrainingRecord(dict(details), dict(resolve_tags(every)), name))
     try:

@@ -1,8 +1,8 @@
-"""The model as MLflow loads and serves it: raw 0-255 pixels or pictures in, classes and probabilities out.
+"""The model that MLflow loads and serves: raw 0-255 pixels or picture files -> classes and probabilities.
 
-MLflow stores this file with each logged model and imports it to load one, so it imports nothing of this project but
-what is stored beside it. The signature of a logged model has no inputs, because there are two forms of input, and
-because MLflow would convert what it is sent before it can be checked here.
+MLflow stores this file with each logged model, so it imports nothing of this project but the files stored beside it. A
+logged model's signature has no inputs: there are two forms of input, and with a signature, MLflow would convert them
+before they are checked here.
 """
 
 import base64
@@ -22,21 +22,21 @@ else:
 
 
 class Refusal(MlflowException):  # type: ignore[misc]
-    """An input that is not answered; HTTP status 400."""
+    """An invalid input; the server answers with HTTP status 400."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(f"{sentence}.", error_code=INVALID_PARAMETER_VALUE)
 
     def serialize_as_json(self) -> str:
-        """The body of the server's answer. MLflow has put the whole input before the message by then."""
+        """The body of the server's answer, without the whole input, which MLflow puts before the message."""
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
 class Classifier:
-    """A Keras model behind MLflow's generic interface."""
+    """A Keras model with MLflow's generic interface."""
 
     def __init__(self, model: Any, dataset: dict[str, Any]) -> None:
-        """Classify with a Keras model that was trained on `dataset`, a description as in data/dataset.json."""
+        """`dataset` describes what the model was trained on, as data/dataset.json does."""
         self._model = model
         self._shape = tuple(dataset["shape"])
         self._prepare = dataset["prepare"]
@@ -45,27 +45,22 @@ class Classifier:
         """Classify images.
 
         Args:
-            model_input: (n, height, width) or (n, height, width, 3), whole numbers from 0 to 255. In digits, 0 is
-                background and 255 is ink. Or n strings: PNG or JPEG files of any size in base64, which are prepared as
-                `make predict` does.
+            model_input: (n, height, width) or (n, height, width, 3), integers from 0 to 255. In digits, 0 is
+                background and 255 is ink. Or n strings: picture files of any size in base64, which are preprocessed as
+                by `make predict`.
 
         Returns:
             `class`, (n,) int64, and `probabilities`, (n, classes) float32.
 
         Raises:
-            Refusal: an image is not of that form, or looks scaled or inverted, or has no ink, so that no answer would
-                be right. The server answers with HTTP status 400.
+            Refusal: an image has another form, looks scaled or inverted, or has no ink.
         """
         images = self._images(model_input)
         probabilities = self._model.predict(images, verbose=0)
         return {"class": probabilities.argmax(axis=1), "probabilities": probabilities}
 
     def _images(self, model_input: Any) -> "np.typing.NDArray[np.uint8]":
-        """The images that the network sees.
-
-        Raises:
-            Refusal: see `predict`.
-        """
+        """The network's input images; raises Refusal as `predict` does."""
         expected = (
             f"whole numbers from 0 to 255 of the shape (n, {', '.join(map(str, self._shape))}), or pictures as strings "
             "in base64, are expected"
@@ -74,12 +69,12 @@ class Classifier:
             values = np.asarray(model_input)
         except ValueError:  # rows of different lengths
             raise Refusal(f"the images are not all of one size; {expected}") from None
-        if values.ndim == 1 and len(values) and all(isinstance(each, str) for each in values.tolist()):
+        if values.ndim == 1 and len(values) and all(isinstance(value, str) for value in values.tolist()):
             return np.stack([self._picture(index, text) for index, text in enumerate(values.tolist())])
         return self._pixels(values, expected)
 
     def _picture(self, index: int, text: str) -> "np.typing.NDArray[np.uint8]":
-        """The image of a picture that was sent in base64, with the prefix of a data URL or without."""
+        """The input image for a picture file in base64, with or without the prefix of a data URL."""
         try:
             content = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
         except (binascii.Error, ValueError):
@@ -91,7 +86,7 @@ class Classifier:
         return image
 
     def _pixels(self, values: "np.typing.NDArray[Any]", expected: str) -> "np.typing.NDArray[np.uint8]":
-        """The images as uint8, checked one by one before the conversion."""
+        """The images as uint8; each is checked before the conversion."""
         if values.dtype.kind not in "uif":
             raise Refusal(f"the input is no array of numbers; {expected}")
         if values.shape[1:] != self._shape or not len(values):
@@ -99,7 +94,7 @@ class Classifier:
         flat = values.reshape(len(values), -1)
         with np.errstate(invalid="ignore"):
             is_raw = ((flat == np.floor(flat)) & (flat >= 0) & (flat <= 255)).all(axis=1)
-        # Of other scales: 0 to 1, 0 to 16, standardised. The faintest digit of MNIST reaches more than half of 255.
+        # Scaled to 0-1 or 0-16, or standardized. The faintest digit of MNIST has values above 127.
         blank = flat.max(axis=1) <= (63 if self._prepare == "digit" else 1)
         if not is_raw.all() or blank.any():
             index = int(np.flatnonzero(~is_raw | blank)[0])
@@ -117,7 +112,7 @@ class Classifier:
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """The classifier for the model that MLflow stored in the folder `path`; MLflow calls this by its name."""
+    """The classifier for the model in the folder `path`. MLflow calls this function by its name."""
     import keras
 
     dataset = json.loads(Path(path, "dataset.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The MLflow store: which one, whether it can be used, and one sentence when it can't."""
+"""Connect to the MLflow store, check it, and turn its errors into sentences."""
 
 import getpass
 import logging
@@ -15,7 +15,7 @@ from typing import Any
 # MLflow reports its use over the network unless told otherwise before it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# Its seven tries at a server that is down take four minutes, before a training that takes one.
+# By default, it asks a server that is down seven times, in four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
 
@@ -43,7 +43,7 @@ class TrackingError(WorkflowError):
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Work with the store, in the project's folder; errors on the way become one sentence.
+    """Change to the project's folder; inside, errors of the store become one sentence.
 
     Raises:
         TrackingError: the store can't be used.
@@ -65,26 +65,31 @@ def session() -> Iterator[None]:
         ) from error
 
 
+def name_user() -> None:
+    """Give the user a name where the system has none, as in a container: MLflow asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user {os.getuid()}"
+
+
 def connect() -> None:
-    """Choose the tracking store and the experiment; both are made if needed.
+    """Set MLflow's tracking store and experiment; both are made if needed.
 
     Raises:
         TrackingError: the store can't be used.
     """
     for name, level in {"mlflow": "ERROR", "mlflow.store": "CRITICAL", "alembic": "WARNING"}.items():
         logging.getLogger(name).setLevel(level)  # `session` puts the store's errors into a sentence
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # in a container, a user may have no name, and MLflow asks for one
-        os.environ["LOGNAME"] = f"user {os.getuid()}"
-    file = sqlite_file()  # before MLflow is told of an address that may be refused
+    name_user()
+    file = sqlite_file()  # first, because it may refuse the address
     mlflow.set_tracking_uri(address())
     with session():
         if address().startswith("http"):
             _check_server()
         if file and file.is_file():
             _check_file(file)
-        # No lock where nothing is made: to look at a record that is read-only needs no writing.
+        # No lock where nothing is made, because the store may be read-only.
         if (file and not file.is_file()) or mlflow.get_experiment_by_name(EXPERIMENT) is None:
             with alone():
                 if file and not file.is_file():
@@ -94,13 +99,13 @@ def connect() -> None:
 
 
 def _check_server() -> None:
-    """Check that the server's version of MLflow can take what this one sends.
+    """Check that the server has the same major version of MLflow.
 
     Raises:
-        TrackingError: it is of another generation.
+        TrackingError: it has another one.
     """
     ours = version("mlflow")
-    with suppress(requests.RequestException):  # a server that does not answer is reported by the first request
+    with suppress(requests.RequestException):  # MLflow's first request reports a server that does not answer
         answer = requests.get(f"{address().rstrip('/')}/version", timeout=30)
         if answer.ok and answer.text.partition(".")[0].isdigit() and answer.text.split(".")[0] != ours.split(".")[0]:
             raise TrackingError(
@@ -113,8 +118,7 @@ def sqlite_file() -> Path | None:
     """The file of a store in SQLite, relative to the project's folder; None for other stores.
 
     Raises:
-        TrackingError: it is in memory, where a record would be lost, or its address is an option of SQLite's, or the
-            address has a port that is no number.
+        TrackingError: the address names no file, or has a port that is no number.
     """
     try:
         url = make_url(address())
@@ -122,7 +126,7 @@ def sqlite_file() -> Path | None:
             if not url.database or url.database.startswith((":memory:", "file:")):
                 raise TrackingError(f"MLFLOW_TRACKING_URI is {address()}, which names no file; sqlite:///FILE does.")
             return Path(url.database)
-    except ValueError as error:  # its text may hold a part of the password
+    except ValueError as error:  # its message may contain a part of the password
         raise TrackingError(
             f"the MLflow tracking store {without_password(address())} has a port that is no number; correct "
             "MLFLOW_TRACKING_URI (in a password, %40 stands for @, %3A for : and %2F for /)."
@@ -133,24 +137,24 @@ def sqlite_file() -> Path | None:
 
 
 def alone() -> AbstractContextManager[Any]:
-    """Keep other processes out of an SQLite store: two that start at once would both make its tables."""
+    """A lock on an SQLite store, in which two processes that start at once would both make the tables."""
     file = sqlite_file()
     return FileLock(root() / f"{file}.lock") if file else nullcontext()
 
 
 def _make_file(file: Path) -> None:
-    """Make an SQLite store with its tables elsewhere, and move it here: a crash half-way would leave it unusable."""
+    """Make an SQLite store in a temporary folder and move it here, so that a crash leaves no incomplete one."""
     if file.is_symlink():
         raise TrackingError(f"the MLflow tracking store {file} is a link to {file.readlink()}, which is missing.")
     with TemporaryDirectory() as folder, replacing(file) as temporary:
-        made = Path(folder, file.name)
-        mlflow.MlflowClient(f"sqlite:///{made}").search_experiments()
-        shutil.copyfile(made, temporary)
+        new = Path(folder, file.name)
+        mlflow.MlflowClient(f"sqlite:///{new}").search_experiments()  # makes the tables
+        shutil.copyfile(new, temporary)
 
 
 def _check_file(file: Path) -> None:
-    """Look for damage in an SQLite store before anything is written to it: it might show up only much later."""
-    # For writing, where it may be: a process that was killed has left its last change to be rolled back.
+    """Check the integrity of an SQLite store before anything is written to it."""
+    # Opened for writing, if possible, to roll back the last change of a process that was killed.
     with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", timeout=60, uri=True)) as database:
         try:
             (result,) = database.execute("PRAGMA integrity_check(1)").fetchone()
@@ -168,30 +172,30 @@ def _check_file(file: Path) -> None:
 
 
 def _make_experiment(file: Path | None) -> None:
-    """Make the experiment, unless another process has just made it; `file` is that of a store in SQLite."""
+    """Make the experiment, unless another process has just made it. `file` is the store's, if it is in SQLite."""
     if mlflow.get_experiment_by_name(EXPERIMENT) is not None:
         return
-    artifacts = ARTIFACTS if file else None  # a server decides by itself
+    artifacts = ARTIFACTS if file else None  # None: the server's default
     try:
-        made = mlflow.create_experiment(EXPERIMENT, artifacts, descriptions.EXPERIMENT_TAGS)
+        experiment = mlflow.create_experiment(EXPERIMENT, artifacts, descriptions.EXPERIMENT_TAGS)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # a server takes requests of many at once
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # made by another client of the server
             return
         raise
     if file:
-        # MLflow makes the address absolute (mlflow#3144); nothing but its table lets one make it relative.
+        # MLflow makes the address absolute (mlflow#3144), and only its table can be changed to a relative one.
         with closing(sqlite3.connect(file, timeout=60)) as database, database:
             change = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
-            database.execute(change, (ARTIFACTS, made))
+            database.execute(change, (ARTIFACTS, experiment))
 
 
 def client() -> mlflow.MlflowClient:
-    """MLflow's client for the store that `connect` chose."""
+    """A client of the store."""
     return mlflow.MlflowClient()
 
 
 def experiment_id() -> str:
-    """The ID of the experiment that `connect` chose."""
+    """The ID of the experiment."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return str(experiment.experiment_id)

@@ -1,4 +1,4 @@
-"""The MLflow record in a browser: `python -m mnistflow.tracking.ui PORT`, until Ctrl-C."""
+"""Serve MLflow's pages to this machine: `python -m mnistflow.tracking.ui PORT`, until Ctrl-C."""
 
 import os
 import socket
@@ -12,12 +12,12 @@ from mnistflow.tracking.mark import address
 # The pages for trained models rather than those for language models, with the view of descriptions.py.
 PAGE = "/#/experiments/{}/runs?workflowType=machine_learning&viewStateShareKey=results"
 
-# Without these, messages would push the address off the screen, and processes would start for jobs that nobody needs.
+# No messages that hide the address, and no processes for jobs.
 QUIET = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def main(port: str = "5000") -> None:
-    """Print the address of the runs, and serve them there to this machine alone, unless a server does so already."""
+    """Print the address of the runs, and serve them there, unless a server does so already."""
     if not (port.isdigit() and 0 < int(port) < 65536):
         raise WorkflowError(f"the port is {port!r}; a number from 1 to 65535 is expected.")
     store.connect()

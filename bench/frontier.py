@@ -1,0 +1,116 @@
+"""Draw accuracy against training time and against parameters: `python bench/frontier.py`.
+
+Our points come from bench/results/seeds-*.csv, where each file is a study of one recipe and its name begins with the
+network's, and from the times in full.json. The points of others are in published.csv, with their protocols.
+Writes bench/results/frontier.png.
+"""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from run import HERE
+
+from mnistflow.core import cli
+from mnistflow.figures import style
+
+RESULTS = HERE / "results"
+TICKS = (98, 98.5, 99, 99.25, 99.5, 99.7, 99.8)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A recipe: the mean and the standard deviation of its accuracy in percent, and its costs where they are known."""
+
+    name: str
+    accuracy: float
+    deviation: float
+    runs: int
+    parameters: float
+    seconds: float
+    is_ours: bool
+
+
+def published() -> list[Result]:
+    """What others report."""
+    with (RESULTS / "published.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Result(
+            row["name"],
+            float(row["accuracy"]),
+            float(row["deviation"] or 0),
+            int(row["runs"]),
+            float(row["parameters"] or math.nan),
+            float(row["seconds"] or math.nan),
+            is_ours=False,
+        )
+        for row in rows
+    ]
+
+
+def ours() -> list[Result]:
+    """Our seed studies. Their seconds are those of a whole process in full.json."""
+    from mnistflow.training.backend import network
+
+    cases = json.loads((RESULTS / "full.json").read_text(encoding="utf-8"))["cases"]
+    results = []
+    for path in sorted(RESULTS.glob("seeds-*.csv")):
+        name = path.stem.removeprefix("seeds-")
+        with path.open(encoding="utf-8", newline="") as file:
+            accuracies = [100 * float(row["accuracy"]) for row in csv.DictReader(file)]
+        seconds = statistics.median(run["process_s"] for run in cases[name]) if name in cases else math.nan
+        parameters = network(name.split("-")[0]).build((28, 28), 10).count_params()
+        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+        results.append(Result(name, mean, deviation, len(accuracies), parameters, seconds, is_ours=True))
+    return results
+
+
+def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
+    """A dot for each result whose cost is known, with a bar of one standard deviation each way."""
+    for result in results:
+        x = getattr(result, cost)
+        if math.isnan(x):
+            continue
+        error = 100 - result.accuracy
+        color, marker = ("C0", "o") if result.is_ours else ("0.45", "s")
+        ax.errorbar(x, error, yerr=result.deviation or None, fmt=marker, color=color, capsize=3)
+        runs = f" ({result.runs})" if result.runs > 1 else ""
+        side, offset = ("right", -7) if result.is_ours else ("left", 7)
+        text = f"{result.name}{runs}"
+        at = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+        ax.annotate(text, (x, error), size=10, color=color, **at)
+    ax.set(xscale="log", yscale="log", xlabel=label, ylim=(2.2, 0.19))
+    ax.yaxis.set_major_locator(FixedLocator([100 - tick for tick in TICKS]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:g}%"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    ax.margins(x=0.4)
+    ax.grid(alpha=0.4)
+
+
+def draw(results: Sequence[Result]) -> Figure:
+    """Both panels."""
+    figure = style.new_figure(13, 5.5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    panel(left, results, "seconds", "seconds of training, log scale; ours with imports, on two cores")
+    panel(right, results, "parameters", "parameters, log scale")
+    left.set_ylabel("test accuracy (log scale of the error)")
+    return figure
+
+
+def main() -> None:
+    """Draw the figure."""
+    path = RESULTS / "frontier.png"
+    style.save(path, draw([*published(), *ours()]))
+    print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)
