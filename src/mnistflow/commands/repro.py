@@ -4,19 +4,19 @@
 file and in a container. With DATASET, params.yaml is changed to that data set first.
 """
 
+import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
+import psutil
 from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
@@ -36,11 +36,10 @@ def main(dataset: str = "") -> None:
     params.load()
     catalog.load(dataset or params.load().fetch.dataset)
     check_lock()
-    with alone():
+    with alone() as lock:
         mend_rwlock()
         with chosen(dataset) as own:
-            if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=False).returncode:
-                raise WorkflowError("`dvc repro` failed, see above.")
+            run_pipeline(lock)
         if not mark.is_up_to_date():
             record()
     print()
@@ -51,18 +50,76 @@ def main(dataset: str = "") -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second main job out of this folder.
+def alone() -> Iterator[TextIO]:
+    """Keep a second main job out of this folder; yields the file that is locked.
+
+    A child that inherits the file holds the lock too, so that it lasts as long as one of them works here.
 
     Raises:
         WorkflowError: there is one.
     """
     cache().mkdir(exist_ok=True)
-    try:
-        with FileLock(cache() / "repro.lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise WorkflowError("another `make repro` is running in this folder; wait until it ends.") from error
+    with (cache() / "repro.lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkflowError(busy(file)) from error
+        file.truncate(0)
+        note(file, os.getpid())
+        yield file
+
+
+def note(lock: TextIO, process: int) -> None:
+    """Write the ID of a process that works here into the file of the lock."""
+    lock.write(f"{process} ")
+    lock.flush()
+
+
+def busy(lock: TextIO) -> str:
+    """That others hold the lock, and what to do; a sentence."""
+    lock.seek(0)  # both the main job and its DVC are there: DVC and its stage outlive a kill of the main job
+    processes: list[int] = []
+    for number in map(int, lock.read().split()):
+        with suppress(psutil.NoSuchProcess):
+            processes += [each.pid for each in started_by(psutil.Process(number))]
+    stop = f"stop it by `kill {' '.join(map(str, dict.fromkeys(processes)))}`"
+    elsewhere = "stop it in the container or on the machine where it runs"
+    return f"another run works in this folder; wait until it ends, or {stop if processes else elsewhere}."
+
+
+def started_by(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it started, directly or not."""
+    return [process, *process.children(recursive=True)]
+
+
+def run_pipeline(lock: TextIO) -> None:
+    """Run what is out of date. What DVC has started ends with this process, if that is told to end.
+
+    Raises:
+        WorkflowError: a stage failed; its messages are on the screen.
+    """
+    command = [sys.executable, "-m", "dvc", "repro"]
+    with subprocess.Popen(command, env=environment(), pass_fds=[lock.fileno()]) as process:
+        note(lock, process.pid)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            stop(process.pid)
+            raise
+    if status:
+        raise WorkflowError("`dvc repro` failed, see above.")
+
+
+def stop(number: int) -> None:
+    """End a process and all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        processes = started_by(psutil.Process(number))
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, left = psutil.wait_procs(processes, timeout=30)
+        for process in left:
+            process.kill()
 
 
 def check_lock() -> None:
@@ -149,12 +206,13 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment for DVC: it runs stages by $SHELL, which may have another syntax, and wants a Git repository."""
-    asked = shutil.which("git") and subprocess.run(["git", "rev-parse"], capture_output=True, check=False)
-    is_repository = asked and asked.returncode == 0
-    without_git = {} if is_repository else {"DVC_SYSTEM_CONFIG_DIR": str(Path(".dvc/without-git").resolve())}
+    """The environment for DVC: it runs stages by $SHELL, which may have another syntax.
+
+    Git is kept from it: it would want a repository, and advise to commit dvc.lock alone.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc.yaml says `python`
-    return os.environ | {"SHELL": "/bin/sh", "PATH": path} | without_git
+    without_git = str(Path(".dvc/without-git").resolve())
+    return os.environ | {"SHELL": "/bin/sh", "PATH": path, "DVC_SYSTEM_CONFIG_DIR": without_git}
 
 
 def check_up_to_date() -> None:
