@@ -179,7 +179,7 @@ def test_wrong_csv(tmp_path: Path, text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("values", "words"), [
-    ({"format": "npz", "files": {}}, "files has nothing; arrays is expected"),
+    ({"format": "npz", "files": {}}, "files has nothing; expected of the format npz is arrays"),
     ({"format": "csv", "files": {"train_table": {"name": "x"}}}, "files has no test_table; `test`"),
     ({"format": "pictures"}, "size is missing"),
     ({"format": "pictures", "size": [5, 5], "classes": ["a", "b", "a"]}, "classes has 'a' twice"),
