@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import LOCK, METRICS, cache, read_json, write_text
+from mnistflow.core.files import LOCK, METRICS, cache, merge_line, read_json, write_text
 from mnistflow.core.params import PARAMS
 from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
@@ -123,15 +123,15 @@ def stop(number: int) -> None:
 
 
 def check_lock() -> None:
-    """Check that dvc.lock can be read.
+    """Check that dvc.lock is one file, and not two that a merge has put together.
 
     Raises:
         WorkflowError: a merge has left both sides in it.
     """
-    if LOCK.is_file() and b"\n<<<<<<< " in LOCK.read_bytes():
+    if LOCK.is_file() and merge_line(LOCK.read_text(encoding="utf-8")):
         raise WorkflowError(
             f"{LOCK} has both sides of a merge in it; take one, as by `git checkout --ours {LOCK}`, then run "
-            "`make repro` again: it makes the file anew."
+            "`make repro`, which makes the file anew."
         )
 
 
@@ -221,7 +221,14 @@ def check_up_to_date() -> None:
     Raises:
         WorkflowError: they are not.
     """
-    if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], env=environment(), check=False).returncode:
+    params.load()
+    check_lock()
+    status = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(status, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().partition("\n")[0]
+        raise WorkflowError(f"`dvc status` failed ({reason}); correct that, then run the same command again.")
+    if json.loads(done.stdout):
         raise WorkflowError("the outputs are behind params.yaml or the code; run `make repro` first.")
 
 
@@ -231,6 +238,8 @@ def check_described() -> None:
     Raises:
         WorkflowError: it does not; the stages that would run.
     """
+    params.load()
+    check_lock()
     dry = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--keep-going"]
     done = subprocess.run(dry, env=environment(), capture_output=True, text=True, check=False)
     # Without the data, DVC fails where a stage would run whose inputs are missing.
