@@ -186,6 +186,13 @@ assert "tensorflow" not in sys.modules
     assert done.stdout.startswith("there is no model compct; did you mean compact? known are cnn, compact, dense")
 
 
+def test_a_mistake_in_the_values_that_suit_a_data_set(project: Path) -> None:
+    entry = "tiny: {format: scikit-learn, classes: [a, b], params: {splt.validation: 3, models.gone.seed: 2}}"
+    Path("datasets.yaml").write_text(entry)
+    with pytest.raises(WorkflowError, match=r"^datasets.yaml, tiny.params: unknown key splt; .* did you mean split\?"):
+        repro.with_dataset(Path("params.yaml").read_text(), "tiny")
+
+
 # The gate
 
 

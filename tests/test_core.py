@@ -70,6 +70,7 @@ def test_passwords_in_addresses_are_hidden() -> None:
     assert without_password("at postgresql://me:secret@host/db, no") == "at postgresql://me:***@host/db, no"
     assert without_password("http://host:5000/x") == "http://host:5000/x"
     assert without_password("postgresql://me:p@ss:word@host/db") == "postgresql://me:***@host/db"
+    assert without_password("postgresql://me:p/ss@host/db") == "postgresql://me:***@host/db"
     assert without_password("http://me:a@b/x and http://me:c@d") == "http://me:***@b/x and http://me:***@d"
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, closing
 from http.server import BaseHTTPRequestHandler
@@ -270,6 +271,26 @@ def test_the_run_of_an_interrupted_training_is_closed_unless_a_process_works_at_
     info = runs(client)[0].info
     last = run.record.epochs[-1][0] if epochs else run.record.started
     assert (info.status, info.end_time) == ("KILLED", max(last, run.record.started))
+
+
+def test_what_an_interrupted_training_goes_on_from_is_kept_for_a_month(folder: Path) -> None:
+    path = folder / ".cache/training/dense-1/run.json"
+    live(path).log_epochs(ROWS[:1], 1.0)
+    mlflow.end_run("RUNNING")
+    plan = folder / ".cache/training/plan"  # of a search: it has no run of its own beside it
+    plan.mkdir()
+
+    def delete(days: float) -> None:
+        for file in path.parent.iterdir():
+            os.utime(file, (0, time.time() - days * 86_400))
+        tracking.delete_abandoned()
+
+    delete(days=29)
+    with FileLock(f"{path.parent}.lock"):  # a process works at it
+        delete(days=31)
+    assert path.is_file()
+    delete(days=31)
+    assert list(plan.parent.iterdir()) == [plan]
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
 from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import LOCK, METRICS, cache, merge_line, read_json, write_text
 from mnistflow.core.params import PARAMS
+from mnistflow.core.processes import child, started_by
 from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
 from mnistflow.tracking import mark
@@ -78,48 +78,23 @@ def note(lock: TextIO, process: int) -> None:
 def busy(lock: TextIO) -> str:
     """That others hold the lock, and what to do; a sentence."""
     lock.seek(0)  # both the main job and its DVC are there: DVC and its stage outlive a kill of the main job
-    processes: list[int] = []
-    for number in map(int, lock.read().split()):
-        with suppress(psutil.NoSuchProcess):
-            processes += [each.pid for each in started_by(psutil.Process(number))]
+    processes = [each.pid for number in map(int, lock.read().split()) for each in started_by(number)]
     stop = f"stop it by `kill {' '.join(map(str, dict.fromkeys(processes)))}`"
     elsewhere = "stop it in the container or on the machine where it runs"
     return f"another run works in this folder; wait until it ends, or {stop if processes else elsewhere}."
 
 
-def started_by(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all that it started, directly or not."""
-    return [process, *process.children(recursive=True)]
-
-
 def run_pipeline(lock: TextIO) -> None:
-    """Run what is out of date. What DVC has started ends with this process, if that is told to end.
+    """Run what is out of date.
 
     Raises:
         WorkflowError: a stage failed; its messages are on the screen.
     """
     command = [sys.executable, "-m", "dvc", "repro"]
-    with subprocess.Popen(command, env=environment(), pass_fds=[lock.fileno()]) as process:
+    with child(command, env=environment(), pass_fds=[lock.fileno()]) as process:
         note(lock, process.pid)
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            stop(process.pid)
-            raise
-    if status:
-        raise WorkflowError("`dvc repro` failed, see above.")
-
-
-def stop(number: int) -> None:
-    """End a process and all that it started."""
-    with suppress(psutil.NoSuchProcess):
-        processes = started_by(psutil.Process(number))
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, left = psutil.wait_procs(processes, timeout=30)
-        for process in left:
-            process.kill()
+        if process.wait():
+            raise WorkflowError("`dvc repro` failed, see above.")
 
 
 def check_lock() -> None:
@@ -196,12 +171,12 @@ def with_dataset(text: str, dataset: str) -> str:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value by its key with dots; the models in it may have been removed."""
+    """Set a value by its key with dots. The model in it may have been removed; another unknown key is found later."""
     *sections, last = key.split(".")
     for section in sections:
-        if section not in values:
+        if section not in values and sections[0] == "models":
             return
-        values = values[section]
+        values = values.setdefault(section, {})
     values[last] = value
 
 

@@ -238,7 +238,7 @@ def _sentence(key: tuple[str, ...], details: list[Any], kind: type[Section]) -> 
     if first["type"] == "missing":
         return f"{name} is missing; add it"
     expected = " or ".join(dict.fromkeys(_expected(detail, kind, key) for detail in details))
-    return f"{name or 'the file'} is {_found(first['input'])}; {expected} is expected"
+    return f"{name or 'it'} is {_found(first['input'])}; {expected} is expected"
 
 
 def _found(value: Any) -> str:
@@ -248,7 +248,7 @@ def _found(value: Any) -> str:
     if isinstance(value, dict):
         return "a section with keys"
     if isinstance(value, list):
-        return "a list"
+        return f"a list of {len(value)}"
     text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

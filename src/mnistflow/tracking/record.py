@@ -32,6 +32,7 @@ def main() -> None:
         check_locked(MODELS / name / "model.keras")
         runs.log_evaluation(name)
     state.delete_finished()
+    runs.delete_abandoned()
     mark.write()
 
 
