@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from conftest import Project, address_of, inside, runs, serve, steps
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import md5
@@ -248,6 +249,12 @@ def test_a_store_that_comes_back_gets_all_epochs_in_one_run(folder: Path) -> Non
         "validation": "10",
     }
     assert not (path.parent / state.UNRECORDED).exists()
+
+
+def test_a_long_reason_ends_at_a_word(folder: Path) -> None:
+    with pytest.raises(TrackingError) as error, store.session():
+        raise MlflowException("reason " * 100)
+    assert "reason reason ... (correct that, or set MLFLOW_TRACKING_URI" in str(error.value)
 
 
 @pytest.mark.parametrize(("epochs", "later"), [([], 0), ([1.0], 0), ([1.0], 7_200_000)])
