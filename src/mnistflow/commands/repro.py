@@ -204,7 +204,7 @@ def check_up_to_date() -> None:
         reason = (done.stderr or done.stdout).strip().partition("\n")[0]
         raise WorkflowError(f"`dvc status` failed ({reason}); correct that, then run the same command again.")
     if json.loads(done.stdout):
-        raise WorkflowError("the outputs are behind params.yaml or the code; run `make repro` first.")
+        raise WorkflowError("the outputs are missing or behind params.yaml or the code; run `make repro` first.")
 
 
 def check_described() -> None:
