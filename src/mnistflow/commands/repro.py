@@ -103,7 +103,7 @@ def check_lock() -> None:
     Raises:
         WorkflowError: a merge has left both sides in it.
     """
-    if LOCK.is_file() and merge_line(LOCK.read_text(encoding="utf-8")):
+    if LOCK.is_file() and merge_line(LOCK.read_text(encoding="utf-8", errors="replace")):
         raise WorkflowError(
             f"{LOCK} has both sides of a merge in it; take one, as by `git checkout --ours {LOCK}`, then run "
             "`make repro`, which makes the file anew."
