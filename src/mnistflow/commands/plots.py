@@ -32,6 +32,7 @@ PAGE = """<!doctype html>
 
 def main() -> None:
     """Write the page."""
+    repro.check_up_to_date()  # of what is missing, DVC would show nothing and call it success
     template = files.cache() / "charts.html"
     # DVC replaces {plot_divs}, and leaves all other braces alone.
     files.write_text(template, PAGE.format(code=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
