@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from conftest import HERE
 from ruamel.yaml import YAML
 
-from mnistflow.commands import ci, compare, gate, git
+from mnistflow.commands import ci, compare, dataset, gate, git, plots, predict, repro
 from mnistflow.core.errors import WorkflowError
 
 GIT = shutil.which("git") or ""
@@ -144,6 +145,52 @@ def test_a_file_is_read_at_a_commit_also_where_the_project_is_a_subfolder(
     monkeypatch.chdir(repository / "project")
     assert git.file_at(first, Path("plots/a ü.png")) == content
     assert git.file_at(first, Path("plots/new.png")) is None
+
+
+# What is looked for first
+
+
+@pytest.mark.parametrize("before", ["", "schema: '2.0'\n"])
+def test_a_lock_file_with_both_sides_of_a_merge(project: Path, before: str) -> None:
+    Path("dvc.lock").write_text(f"{before}<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> side\n")
+    for check in (repro.check_lock, repro.check_up_to_date, repro.check_described, compare.main, plots.main):
+        with pytest.raises(
+            WorkflowError, match="dvc.lock has both sides of a merge in it; take one, as by `git checkout"
+        ):
+            check()
+
+
+def test_what_dvc_can_t_tell_is_not_called_out_of_date(project: Path) -> None:
+    with pytest.raises(WorkflowError, match=r"`dvc status` failed \(ERROR: you are not inside of a DVC repository"):
+        repro.check_up_to_date()
+
+
+def test_a_command_without_what_it_works_on(project: Path) -> None:
+    with pytest.raises(WorkflowError, match="no picture is named; `make predict FILES="):
+        predict.find([])
+    with pytest.raises(WorkflowError, match="no folder is named; `make dataset FOLDER="):
+        dataset.main(None, dataset.Options(None, None, None, None))
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_an_unknown_model_is_named_before_tensorflow_is_loaded(project: Path, command: str) -> None:
+    script = f"""
+import sys
+from mnistflow.commands import {command}
+try: {command}.load("compct")
+except Exception as error: print(error)
+assert "tensorflow" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": str(HERE / "src")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("there is no model compct; did you mean compact? known are cnn, compact, dense")
+
+
+def test_a_mistake_in_the_values_that_suit_a_data_set(project: Path) -> None:
+    entry = "tiny: {format: scikit-learn, classes: [a, b], params: {splt.validation: 3, models.gone.seed: 2}}"
+    Path("datasets.yaml").write_text(entry)
+    with pytest.raises(WorkflowError, match=r"^datasets.yaml, tiny.params: unknown key splt; .* did you mean split\?"):
+        repro.with_dataset(Path("params.yaml").read_text(), "tiny")
 
 
 # The gate

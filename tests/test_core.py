@@ -25,6 +25,9 @@ def main(name: str, folder: Path) -> None:
     if name == "mistake": raise WorkflowError("the key is wrong.")
     if name == "full": raise OSError(errno.ENOSPC, "No space left on device", str(folder))
     if name == "interrupt": raise KeyboardInterrupt
+    if name == "terminate":
+        try: signal.raise_signal(signal.SIGTERM)
+        finally: signal.raise_signal(signal.SIGTERM)  # it may come from two sides, while the process is ending
     if name == "swallow":
         try: signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt: raise TypeError("no tensor") from None
@@ -47,6 +50,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
         (["mistake", "x"], 1, "the key is wrong."),
         (["full", "/data"], 1, "/data: No space left on device; free some space, then run the same command again."),
         (["interrupt", "x"], 130, "interrupted; run the same command again to go on."),
+        (["terminate", "x"], 130, "interrupted; run the same command again to go on."),
         (["swallow", "x"], 130, "interrupted; run the same command again to go on."),
         (["mistake"], 2, "usage: python -c NAME FOLDER"),
     ],
@@ -66,6 +70,7 @@ def test_passwords_in_addresses_are_hidden() -> None:
     assert without_password("at postgresql://me:secret@host/db, no") == "at postgresql://me:***@host/db, no"
     assert without_password("http://host:5000/x") == "http://host:5000/x"
     assert without_password("postgresql://me:p@ss:word@host/db") == "postgresql://me:***@host/db"
+    assert without_password("postgresql://me:p/ss@host/db") == "postgresql://me:***@host/db"
     assert without_password("http://me:a@b/x and http://me:c@d") == "http://me:***@b/x and http://me:***@d"
 
 

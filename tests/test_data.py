@@ -341,13 +341,13 @@ def params_of(dataset: str) -> Any:
 
 @pytest.mark.parametrize(("content", "name", "sentence"), [
     ("a: {format: idx}\nb: 1\n", "c", "'c' is no data set in {}; known are a, b."),
-    ("[a, b]\n", "a", "'a' is no data set in {}; known are ."),
+    ("[a, b]\n", "a", "'a' is no data set in {}; known are none."),
     ("a: {format: scikit-learn, classes: [x, y], clases: [z]}\n", "a",
-     "{}, a: unknown key clases, which is ['z']; did you mean classes? known are "),
+     "{}, a: unknown key clases; remove it or correct its name; did you mean classes? known are "),
     ("a: {format: tar, classes: [x, y]}\n", "a", "{}, a: format is 'tar'; 'idx', 'npz', "),
-    ("a: {format: scikit-learn, classes: [x]}\n", "a", "{}, a: classes is ['x']; "),
-    ("a: {format: scikit-learn, classes: [x, 7]}\n", "a", "{}, a: classes.1 is 7; a valid string is allowed."),
-    ("a: 7\n", "a", "{}, a: the file is 7; "),
+    ("a: {format: scikit-learn, classes: [x]}\n", "a", "{}, a: classes is a list of 1; a list of at least 2 is "),
+    ("a: {format: scikit-learn, classes: [x, 7]}\n", "a", "{}, a: classes.1 is 7; a text, as \"7\", is expected."),
+    ("a: 7\n", "a", "{}, a: it is 7; a section with the keys format, classes is expected."),
 ])  # fmt: skip
 def test_a_mistake_in_the_catalog_is_one_sentence(tmp_path: Path, content: str, name: str, sentence: str) -> None:
     path = tmp_path / "datasets.yaml"

@@ -179,7 +179,7 @@ def test_wrong_csv(tmp_path: Path, text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("values", "words"), [
-    ({"format": "npz", "files": {}}, "files has nothing; arrays is expected"),
+    ({"format": "npz", "files": {}}, "files has nothing; expected of the format npz is arrays"),
     ({"format": "csv", "files": {"train_table": {"name": "x"}}}, "files has no test_table; `test`"),
     ({"format": "pictures"}, "size is missing"),
     ({"format": "pictures", "size": [5, 5], "classes": ["a", "b", "a"]}, "classes has 'a' twice"),
@@ -277,8 +277,13 @@ def test_classes_with_too_few_images() -> None:
         splits.hold_out_test(keys(6), labels, 0.3, ABC)
     with pytest.raises(WorkflowError, match="class 'b' has one training image; two are needed"):
         splits.hold_out(labels, 3, 1, ABC)
-    with pytest.raises(WorkflowError, match="split.validation is 2"):
-        splits.hold_out(np.repeat(np.arange(3), 4), 2, 1, ABC)
+    for size in (2, 10, 70_000):
+        with pytest.raises(
+            WorkflowError, match=rf"params\.yaml is {size}, but from 3 to 9 of the 12 training images can"
+        ):
+            splits.hold_out(np.repeat(np.arange(3), 4), size, 1, ABC)
+    for size in (3, 9):
+        assert len(splits.hold_out(np.repeat(np.arange(3), 4), size, 1, ABC)[1]) == size
 
 
 def test_own_validation_part_and_the_books_way() -> None:

@@ -5,10 +5,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import REPRO, Project, client_of, is_clean, kill, runs, stages_run, wait_for
 
@@ -205,7 +208,10 @@ def test_another_data_set_and_kills_leave_git_and_params_whole(copy_of_repro: Ne
         wait_for(lambda pattern=pattern: any(project.folder.glob(pattern)), process)
         if how == signal.SIGINT:
             second = project.repro("digits", status=1)
-            assert second == "error: another `make repro` is running in this folder; wait until it ends.\n"
+            assert second.startswith(
+                f"error: another run works in this folder; wait until it ends, or stop it by `kill {process.pid} "
+            )
+            assert len(second.splitlines()) == 1
         kill(process, how)
         assert git_state(project) == state
         assert (project.read("params.yaml") == before) or project.params()["fetch"]["dataset"] == "digits"
@@ -233,6 +239,51 @@ def test_another_data_set_and_kills_leave_git_and_params_whole(copy_of_repro: Ne
         assert project.read("params.yaml").decode() == after
         with repro_command.chosen("tiny"):  # as `make repro DATASET=tiny` begins
             assert project.read("params.yaml") == before
+
+
+def working_in(project: Project) -> list[int]:
+    """The processes that work in the project's folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()) == project.folder:
+                found.append(process.pid)
+    return found
+
+
+def test_what_it_started_ends_with_it_or_is_named_to_the_next(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    project.set(models__dense__epochs=1000, models__dense__patience=1000)
+
+    def start() -> subprocess.Popen[str]:
+        before = {path: path.stat().st_mtime_ns for path in project.states("dense-*/state.npz")}
+        process = project.start(*REPRO, PYTHONPATH="src")
+        wait_for(
+            lambda: any(before.get(path) != path.stat().st_mtime_ns for path in project.states("dense-*/state.npz")),
+            process,
+        )
+        return process
+
+    process = start()
+    process.terminate()  # it alone, as `docker stop` does
+    output, _ = process.communicate()
+    assert process.returncode == 130
+    assert output.endswith("\nerror: interrupted; run the same command again to go on.\n")
+    assert working_in(project) == []
+    assert "git add" not in output
+
+    process = start()
+    process.kill()
+    process.wait()
+    message = project.repro(status=1)
+    assert message.startswith("error: another run works in this folder; wait until it ends, or stop it by `kill ")
+    assert len(message.splitlines()) == 1
+    os.system(message.split("`")[1])
+    until = time.monotonic() + 30
+    while working_in(project):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert runs(client_of(project))[0].info.status == "KILLED"
 
 
 def test_stages_make_the_same_bytes_again_whatever_a_user_s_own_settings_are(

@@ -35,7 +35,15 @@ def test_raw_images_are_answered_whatever_their_type(tiny: tuple[Split, Split]) 
         (lambda x: x / 255, "image 0 has values"),
         (lambda x: (x / 255 - 0.1307) / 0.3081, "image 0 has values"),
         (lambda x: np.concatenate([x[:2], x[2:] / 255]), "image 2 has values"),
+        (lambda x: np.floor(x / 16), "image 0 has values from 0 to 15"),
+        (lambda x: 15 - np.floor(x / 16), "image 0 has values from 0 to 15"),
+        (lambda x: 1 - x / 255, "image 0 has values"),
+        (lambda x: x / 127.5 - 1, "image 0 has values"),
         (lambda x: 255 - x, "image 0 has a light border"),
+        (lambda x: 64 - np.floor(x / 4), "image 0 has a light border"),
+        (lambda x: np.floor((255 - x) / 3), "image 0 has a light border"),  # a dim photo
+        (lambda x: 200 - np.floor(x / 2), "image 0 has a light border"),  # grey paper
+        (lambda x: x * 0 + 255, "image 0 has a light border"),
         (lambda x: x[:0], "the input has the shape (0, 28, 28)"),
         (lambda x: x[:, :20], "the input has the shape"),
         (lambda x: x.astype(str), "the input is no array of numbers"),

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from conftest import Project, address_of, inside, runs, serve, steps
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import md5
@@ -236,6 +238,12 @@ def test_a_store_that_comes_back_gets_all_epochs_in_one_run(folder: Path) -> Non
     assert not (path.parent / state.UNRECORDED).exists()
 
 
+def test_a_long_reason_ends_at_a_word(folder: Path) -> None:
+    with pytest.raises(TrackingError) as error, store.session():
+        raise MlflowException("reason " * 100)
+    assert "reason reason ... (correct that, or set MLFLOW_TRACKING_URI" in str(error.value)
+
+
 @pytest.mark.parametrize(("epochs", "later"), [([], 0), ([1.0], 0), ([1.0], 7_200_000)])
 def test_the_run_of_an_interrupted_training_is_closed_unless_a_process_works_at_it(
     folder: Path, epochs: list[float], later: int
@@ -257,6 +265,26 @@ def test_the_run_of_an_interrupted_training_is_closed_unless_a_process_works_at_
     info = runs(client)[0].info
     last = run.record.epochs[-1][0] if epochs else run.record.started
     assert (info.status, info.end_time) == ("KILLED", max(last, run.record.started))
+
+
+def test_what_an_interrupted_training_goes_on_from_is_kept_for_a_month(folder: Path) -> None:
+    path = folder / ".cache/training/dense-1/run.json"
+    live(path).log_epochs(ROWS[:1], 1.0)
+    mlflow.end_run("RUNNING")
+    plan = folder / ".cache/training/plan"  # of a search: it has no run of its own beside it
+    plan.mkdir()
+
+    def delete(days: float) -> None:
+        for file in path.parent.iterdir():
+            os.utime(file, (0, time.time() - days * 86_400))
+        tracking.delete_abandoned()
+
+    delete(days=29)
+    with FileLock(f"{path.parent}.lock"):  # a process works at it
+        delete(days=31)
+    assert path.is_file()
+    delete(days=31)
+    assert list(plan.parent.iterdir()) == [plan]
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """MLflow's own pages, in a real browser, as somebody sees them who opened the record of a `make repro`."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -86,7 +84,7 @@ def ui(project: Project, browser: "Chrome") -> Iterator[Pages]:
     wait_for(lambda: answers(f"{address}health"), process)
     yield Pages(browser, address, by_model, experiment)
     browser.get("about:blank")  # the server would wait for its connections
-    os.killpg(process.pid, signal.SIGTERM)
+    process.terminate()  # it alone; the server ends with it, or this would wait for its output
     output, _ = process.communicate(timeout=60)
     assert f"\n{address}#/experiments/{experiment}/runs?" in output
     assert "INFO" not in output
@@ -168,7 +166,7 @@ def test_a_record_that_is_read_only_is_shown(project: Project, tmp_path: Path) -
             run = runs(client)[0]
         assert answers(f"{address}/get-artifact?path=loss.png&run_uuid={run.info.run_id}")
         assert answers(f"{address}/api/2.0/mlflow/runs/get?run_id={run.info.run_id}")
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # it alone; the server ends with it, or this would wait for its output
         process.communicate(timeout=60)
     finally:
         subprocess.run(["umount", "--lazy", shown.folder], check=True)

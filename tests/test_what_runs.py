@@ -31,6 +31,7 @@ EDITS: dict[str, set[str]] = {
     "src/mnistflow/core/params.py": {"params"},
     "src/mnistflow/core/files.py": {"params"},
     "src/mnistflow/core/cli.py": {"params"},
+    "src/mnistflow/core/processes.py": {"params"},
     "src/mnistflow/data/sources.py": {"fetch", "preprocess", "compare"},
     "src/mnistflow/data/catalog.py": {"params", "fetch", "preprocess", "compare", "plot"},
     "src/mnistflow/data/arrays.py": {"fetch", "preprocess", "compare", "plot", "explain"} | TRAINS | EVALUATES,
@@ -51,6 +52,7 @@ EDITS: dict[str, set[str]] = {
     "stages/train.py": TRAINS,
     "stages/compare.py": {"compare"},
     "README.md": set(),
+    "pictures/README.md": set(),
     "requirements.lock": set(),
     # Files that editors and Python leave are not part of a package.
     "src/mnistflow/training/__pycache__/loop.cpython-311.pyc": set(),

@@ -37,7 +37,8 @@ def main(revision: str = "HEAD") -> None:
     try:
         repro.check_described()
         before = md5(LOCK)
-        reproduce()
+        with repro.alone() as lock:
+            repro.run_pipeline(lock)
     except WorkflowError as error:
         publish(title(error))
         raise
@@ -51,16 +52,6 @@ def main(revision: str = "HEAD") -> None:
     publish(text, {"before": commit, "now": os.environ.get("GITHUB_SHA", "HEAD")})
     if failure:
         raise failure
-
-
-def reproduce() -> None:
-    """Run what is out of date.
-
-    Raises:
-        WorkflowError: a stage failed; its messages are on the screen.
-    """
-    if subprocess.run([*DVC, "repro"], env=repro.environment(), check=False).returncode:
-        raise WorkflowError("`dvc repro` failed; its messages are above, in the log.")
 
 
 def title(opinion: str | WorkflowError) -> str:

@@ -52,8 +52,10 @@ class Checked(NamedTuple):
     skipped: list[Skipped]
 
 
-def main(folder: Path, options: Options) -> None:
+def main(folder: Path | None, options: Options) -> None:
     """Copy the pictures, add the entry, and tell what was done, whole or not at all."""
+    if folder is None:
+        raise WorkflowError("no folder is named; `make dataset FOLDER=~/flowers` takes the pictures in that one.")
     source = folder.expanduser().resolve()
     name = check(folder, source, options)
     target = PICTURES / name
@@ -289,4 +291,4 @@ if __name__ == "__main__":
     parser.add_argument("--test", type=float, metavar="SHARE", help=f"held out, without a test part ({TEST})")
     given = parser.parse_args()
     colour = None if given.colour is None else given.colour == "yes"
-    cli.run(main, Path(given.folder), Options(given.name, given.size, colour, given.test))
+    cli.run(main, Path(given.folder) if given.folder else None, Options(given.name, given.size, colour, given.test))

@@ -103,12 +103,12 @@ def load(name: str) -> Any:
     Raises:
         WorkflowError: there is no such model, or it is not the pipeline's.
     """
-    from mnistflow.training import archive
-
     known, path = params.load().models, files.MODELS / name / "model.keras"
     if name not in known:
         raise WorkflowError(f"there is no model {name};{params.nearest(name, known)}.")
     files.check_locked(path)
+    from mnistflow.training import archive  # TensorFlow takes seconds to import, so mistakes are looked for before
+
     return archive.load(path)
 
 

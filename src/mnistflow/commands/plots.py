@@ -35,6 +35,7 @@ img {{ max-width: 100%; }} [id$=_csv] {{ overflow-x: auto; }}
 
 def main() -> None:
     """Write the page."""
+    repro.check_up_to_date()  # of what is missing, DVC would show nothing and call it success
     template = files.cache() / "charts.html"
     # DVC replaces {plot_divs}, and leaves all other braces alone.
     files.write_text(template, PAGE.format(code=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))

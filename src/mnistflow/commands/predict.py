@@ -91,8 +91,10 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """The files, and those in the folders and below, sorted; hidden ones are left out.
 
     Raises:
-        WorkflowError: a path is missing, or nothing is there.
+        WorkflowError: no path is given, one is missing, or nothing is there.
     """
+    if not paths:
+        raise WorkflowError("no picture is named; `make predict FILES='seven.png scans/'` takes a file and a folder.")
     found = []
     for path in paths:
         if not path.exists():
@@ -138,28 +140,29 @@ def load(name: str) -> tuple[Any, Description]:
     Raises:
         WorkflowError: there is no such model, or it does not fit the data set.
     """
-    from mnistflow.training import archive  # TensorFlow takes seconds to import
-
     if name.startswith(("models:/", "runs:/")):
         from mnistflow.tracking import flavor, store
+        from mnistflow.training import archive
 
         store.connect()
         with TemporaryDirectory() as folder, store.session():
             data = flavor.download(name, Path(folder))
             return archive.load(data / "model.keras"), arrays.describe(data / "dataset.json")
-    known, dataset = params.load().models, arrays.describe()
-    if name in known:
-        path = files.MODELS / name / "model.keras"
-        files.check_locked(path)
-        model = archive.load(path)
-    elif name.endswith(".keras") and Path(name).is_file():
-        path = Path(name)
-        try:
-            model = archive.load(path)  # in Keras' safe mode, which runs no code that the file holds
-        except WorkflowError as error:  # its advice is for the pipeline's own models
-            raise WorkflowError(f"{name} can't be loaded: {error.__cause__}") from error
-    else:
+    known = params.load().models
+    is_ours, path = name in known, files.MODELS / name / "model.keras" if name in known else Path(name)
+    if not is_ours and not (path.suffix == ".keras" and path.is_file()):
         raise WorkflowError(f"there is no model {name};{params.nearest(name, known)}, a .keras file, models:/...")
+    dataset = arrays.describe()
+    if is_ours:
+        files.check_locked(path)
+    from mnistflow.training import archive  # TensorFlow takes seconds to import, so mistakes are looked for before
+
+    try:
+        model = archive.load(path)  # in Keras' safe mode, which runs no code that the file holds
+    except WorkflowError as error:
+        if is_ours:
+            raise
+        raise WorkflowError(f"{name} can't be loaded: {error.__cause__}") from error  # without advice for our own
     if model.input_shape[1:] != dataset.shape or model.output_shape[1:] != (len(dataset.classes),):
         raise WorkflowError(
             f"{path} takes {model.input_shape[1:]} and gives {model.output_shape[1:]}, but the images of "
@@ -258,7 +261,7 @@ def main(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     """The command line's arguments."""
     parser = argparse.ArgumentParser(prog="make predict FILES='...', or python -m mnistflow.commands.predict")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder of pictures")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a picture, or a folder of pictures")
     parser.add_argument("--model", help="of params.yaml, a .keras file, or models:/mnistflow@champion (evaluate.model)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="the answers as CSV")

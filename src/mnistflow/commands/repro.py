@@ -4,25 +4,25 @@
 file and in a container. With DATASET, params.yaml is changed to that data set first.
 """
 
+import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import LOCK, METRICS, cache, read_json, write_text
+from mnistflow.core.files import LOCK, METRICS, cache, merge_line, read_json, write_text
 from mnistflow.core.params import PARAMS
+from mnistflow.core.processes import child, started_by
 from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
 from mnistflow.tracking import mark
@@ -36,11 +36,10 @@ def main(dataset: str = "") -> None:
     params.load()
     catalog.load(dataset or params.load().fetch.dataset)
     check_lock()
-    with alone():
+    with alone() as lock:
         mend_rwlock()
         with chosen(dataset) as own:
-            if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=False).returncode:
-                raise WorkflowError("`dvc repro` failed, see above.")
+            run_pipeline(lock)
         if not mark.is_up_to_date():
             record()
     print()
@@ -51,30 +50,63 @@ def main(dataset: str = "") -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second main job out of this folder.
+def alone() -> Iterator[TextIO]:
+    """Keep a second main job out of this folder; yields the file that is locked.
+
+    A child that inherits the file holds the lock too, so that it lasts as long as one of them works here.
 
     Raises:
         WorkflowError: there is one.
     """
     cache().mkdir(exist_ok=True)
-    try:
-        with FileLock(cache() / "repro.lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise WorkflowError("another `make repro` is running in this folder; wait until it ends.") from error
+    with (cache() / "repro.lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkflowError(busy(file)) from error
+        file.truncate(0)
+        note(file, os.getpid())
+        yield file
+
+
+def note(lock: TextIO, process: int) -> None:
+    """Write the ID of a process that works here into the file of the lock."""
+    lock.write(f"{process} ")
+    lock.flush()
+
+
+def busy(lock: TextIO) -> str:
+    """That others hold the lock, and what to do; a sentence."""
+    lock.seek(0)  # both the main job and its DVC are there: DVC and its stage outlive a kill of the main job
+    processes = [each.pid for number in map(int, lock.read().split()) for each in started_by(number)]
+    stop = f"stop it by `kill {' '.join(map(str, dict.fromkeys(processes)))}`"
+    elsewhere = "stop it in the container or on the machine where it runs"
+    return f"another run works in this folder; wait until it ends, or {stop if processes else elsewhere}."
+
+
+def run_pipeline(lock: TextIO) -> None:
+    """Run what is out of date.
+
+    Raises:
+        WorkflowError: a stage failed; its messages are on the screen.
+    """
+    command = [sys.executable, "-m", "dvc", "repro"]
+    with child(command, env=environment(), pass_fds=[lock.fileno()]) as process:
+        note(lock, process.pid)
+        if process.wait():
+            raise WorkflowError("`dvc repro` failed, see above.")
 
 
 def check_lock() -> None:
-    """Check that dvc.lock can be read.
+    """Check that dvc.lock is one file, and not two that a merge has put together.
 
     Raises:
         WorkflowError: a merge has left both sides in it.
     """
-    if LOCK.is_file() and b"\n<<<<<<< " in LOCK.read_bytes():
+    if LOCK.is_file() and merge_line(LOCK.read_text(encoding="utf-8", errors="replace")):
         raise WorkflowError(
             f"{LOCK} has both sides of a merge in it; take one, as by `git checkout --ours {LOCK}`, then run "
-            "`make repro` again: it makes the file anew."
+            "`make repro`, which makes the file anew."
         )
 
 
@@ -139,22 +171,23 @@ def with_dataset(text: str, dataset: str) -> str:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value by its key with dots; the models in it may have been removed."""
+    """Set a value by its key with dots. The model in it may have been removed; another unknown key is found later."""
     *sections, last = key.split(".")
     for section in sections:
-        if section not in values:
+        if section not in values and sections[0] == "models":
             return
-        values = values[section]
+        values = values.setdefault(section, {})
     values[last] = value
 
 
 def environment() -> dict[str, str]:
-    """The environment for DVC: it runs stages by $SHELL, which may have another syntax, and wants a Git repository."""
-    asked = shutil.which("git") and subprocess.run(["git", "rev-parse"], capture_output=True, check=False)
-    is_repository = asked and asked.returncode == 0
-    without_git = {} if is_repository else {"DVC_SYSTEM_CONFIG_DIR": str(Path(".dvc/without-git").resolve())}
+    """The environment for DVC: it runs stages by $SHELL, which may have another syntax.
+
+    Git is kept from it: it would want a repository, and advise to commit dvc.lock alone.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc.yaml says `python`
-    return os.environ | {"SHELL": "/bin/sh", "PATH": path} | without_git
+    without_git = str(Path(".dvc/without-git").resolve())
+    return os.environ | {"SHELL": "/bin/sh", "PATH": path, "DVC_SYSTEM_CONFIG_DIR": without_git}
 
 
 def check_up_to_date() -> None:
@@ -163,8 +196,15 @@ def check_up_to_date() -> None:
     Raises:
         WorkflowError: they are not.
     """
-    if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], env=environment(), check=False).returncode:
-        raise WorkflowError("the outputs are behind params.yaml or the code; run `make repro` first.")
+    params.load()
+    check_lock()
+    status = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(status, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().partition("\n")[0]
+        raise WorkflowError(f"`dvc status` failed ({reason}); correct that, then run the same command again.")
+    if json.loads(done.stdout):
+        raise WorkflowError("the outputs are missing or behind params.yaml or the code; run `make repro` first.")
 
 
 def check_described() -> None:
@@ -173,6 +213,8 @@ def check_described() -> None:
     Raises:
         WorkflowError: it does not; the stages that would run.
     """
+    params.load()
+    check_lock()
     dry = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--keep-going"]
     done = subprocess.run(dry, env=environment(), capture_output=True, text=True, check=False)
     # Without the data, DVC fails where a stage would run whose inputs are missing.

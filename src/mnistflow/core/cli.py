@@ -16,7 +16,7 @@ from mnistflow.core.errors import WorkflowError
 
 # A notebook's figures go elsewhere; Matplotlib would refuse its name when it is imported, so this is set before.
 os.environ["MPLBACKEND"] = "agg"
-# Set by Ctrl-C. TensorFlow turns the KeyboardInterrupt of a data generator into an exception of its own.
+# Set by Ctrl-C or SIGTERM. TensorFlow turns the KeyboardInterrupt of a data generator into an exception of its own.
 INTERRUPTED = threading.Event()
 
 
@@ -26,7 +26,8 @@ def run(main: Callable[..., None], *given: Any) -> None:
     A command that has options reads its command line itself, and gives here what `main` takes.
 
     Exit status 0 on success, 1 with one sentence on standard error for a WorkflowError or a file that can't be read or
-    written, 2 for a wrong number of arguments, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    written, 2 for a wrong number of arguments, 130 after Ctrl-C, or SIGTERM as `kill` and `docker
+    stop` send it. Any other exception is a bug and keeps its traceback.
     """
     # Python's garbage collector would go through the million objects of TensorFlow and MLflow again and again while
     # they are imported, and once more at the end: a process of both took 5.3 s, and takes 3.1.
@@ -35,16 +36,16 @@ def run(main: Callable[..., None], *given: Any) -> None:
     arguments = given or _arguments(main)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         main(*arguments)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
-    except WorkflowError as error:
-        sys.exit(_fail(str(error)))
     except Exception as error:
         if INTERRUPTED.is_set():
             sys.exit(_interrupted())
-        if sentence := _file_sentence(error):
+        if sentence := str(error) if isinstance(error, WorkflowError) else _file_sentence(error):
             sys.exit(_fail(sentence))
         raise
 
@@ -79,6 +80,11 @@ def _file_sentence(error: Exception) -> str | None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     INTERRUPTED.set()
     raise KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    if not INTERRUPTED.is_set():  # a process may get it from more than one, or after Ctrl-C: it is ending already
+        _interrupt(number, frame)
 
 
 def _interrupted() -> int:

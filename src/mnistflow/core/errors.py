@@ -9,4 +9,4 @@ class WorkflowError(Exception):
 
 def without_password(text: str) -> str:
     """The text with the password of each address in it replaced by ***."""
-    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)  # up to the last @: a password may hold one
+    return re.sub(r"(://[^/@:\s]*):\S*@", r"\1:***@", text)  # up to the last @: a password may hold one, or a /

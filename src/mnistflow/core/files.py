@@ -98,6 +98,12 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def merge_line(text: str) -> int:
+    """The number of the line where Git has left both sides of a merge in a file's text; 0 where it has not."""
+    lines = text.splitlines()
+    return next((number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<< ")), 0)
+
+
 def is_locked(file_md5: str) -> bool:
     """Whether dvc.lock lists a file with this hash."""
     return LOCK.is_file() and f" {file_md5}\n".encode() in LOCK.read_bytes()

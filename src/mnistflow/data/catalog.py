@@ -74,8 +74,8 @@ class Dataset(Section):
         needed, optional = FILES[self.format]
         if not set(needed) <= set(self.files) <= {*needed, *optional}:
             raise ValueError(
-                f"files has {', '.join(self.files) or 'nothing'}; {', '.join(needed) or 'nothing'} is expected"
-                + "".join(f", and {role} is allowed" for role in optional)
+                f"files has {', '.join(self.files) or 'nothing'}; expected of the format {self.format} is "
+                f"{', '.join(needed) or 'nothing'}" + "".join(f", and allowed is {role}" for role in optional)
             )
         if self.format == "pictures" and self.size is None:
             raise ValueError("size is missing; [height, width] in pixels is expected")

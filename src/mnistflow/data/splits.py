@@ -109,12 +109,14 @@ def hold_out(labels: Labels, size: int, seed: int, classes: Sequence[str]) -> tu
         raise WorkflowError(
             f"class {classes[single[0]]!r} has one training image; two are needed, one of them to hold out."
         )
-    try:
-        train, held_out = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
-    except ValueError as error:
+    classes_here = len(np.unique(labels))
+    most = len(labels) - classes_here
+    if not classes_here <= size <= most:
         raise WorkflowError(
-            f"split.validation is {size}, but so many of the {len(labels)} training images can't be held out: {error}"
-        ) from error
+            f"split.validation in params.yaml is {size}, but from {classes_here} to {most} of the {len(labels)} "
+            f"training images can be held out, because each of the {classes_here} classes needs one on both sides."
+        )
+    train, held_out = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(held_out)
 
 

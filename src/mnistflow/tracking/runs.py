@@ -5,6 +5,7 @@ writes the run from the pipeline's outputs afterwards.
 """
 
 import json
+import shutil
 import tempfile
 import time
 import uuid
@@ -38,6 +39,7 @@ MODEL_MD5 = "model_md5"  # the tag by which a run is found; the last that a trai
 # Finds the run of a training that was interrupted. MLflow's pages hide tags with this prefix.
 TRAINING_ID = "mlflow.mnistflow.training"
 FILE = "run.json"
+DAYS = 30  # after which an interrupted training is taken for abandoned
 EXAMPLES = 2  # images of a logged model's input example
 
 
@@ -384,6 +386,16 @@ def close_interrupted() -> None:
             for run in _search(f"tags.`{TRAINING_ID}` = '{record.id}' and attributes.status = 'RUNNING'"):
                 last = record.epochs[-1][0] if record.epochs else record.started
                 client().set_terminated(run.info.run_id, "KILLED", max(last, record.started))
+
+
+def delete_abandoned() -> None:
+    """Delete what interrupted trainings would go on from, where nobody went on for DAYS: other settings were chosen."""
+    oldest = time.time() - DAYS * 86_400
+    for path in [path.parent for path, _ in records()]:
+        with suppress(FileNotFoundError, Timeout), FileLock(f"{path}.lock", blocking=False) as lock:
+            if max(file.stat().st_mtime for file in path.iterdir()) < oldest:
+                shutil.rmtree(path)
+                Path(lock.lock_file).unlink()
 
 
 def attach(page: Path, model_md5: str) -> None:

@@ -102,7 +102,8 @@ class Classifier:
             raise Refusal(f"image {index} has values from {low:g} to {high:g}, which are no raw pixels; {expected}")
         if self._prepare == "digit":
             border = np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)
-            light = np.flatnonzero(np.median(border, axis=1) > 64)
+            # Ink is on the side of the values that is farther from the border's, as for a picture.
+            light = np.flatnonzero(2 * np.median(border, axis=1) >= flat.min(axis=1) + flat.max(axis=1))
             if len(light):
                 raise Refusal(
                     f"image {light[0]} has a light border, as ink on white paper has; send 255 minus its values, "

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import textwrap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, chdir, closing, contextmanager, nullcontext, suppress
 from importlib.metadata import version
@@ -52,16 +53,16 @@ def session() -> Iterator[None]:
         with chdir(root()):
             yield
     except (MlflowException, SQLAlchemyError, ParseError, ImportError, OSError, sqlite3.Error) as error:
-        reason = " ".join(str(error).split())
+        reason = str(error)
         if "Can't locate revision" in reason or "out-of-date database schema" in reason:
             reason = (
                 f"another version of MLflow than {version('mlflow')} made it; if that one was older, copy the record, "
                 f"then run `mlflow db upgrade {address()}`"
             )
+        shown = textwrap.shorten(without_password(reason), 400, placeholder=" ...")
         raise TrackingError(
-            f"the MLflow tracking store {without_password(address())} can't be used: "
-            f"{without_password(reason)[:400]} (correct that, or set MLFLOW_TRACKING_URI to another store; "
-            "unset, it is mlflow.db in this folder)"
+            f"the MLflow tracking store {without_password(address())} can't be used: {shown} "
+            "(correct that, or set MLFLOW_TRACKING_URI to another store; unset, it is mlflow.db in this folder)"
         ) from error
 
 

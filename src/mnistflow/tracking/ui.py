@@ -3,9 +3,13 @@
 import os
 import socket
 import sys
+import time
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 
 from mnistflow.core import cli
 from mnistflow.core.errors import WorkflowError, without_password
+from mnistflow.core.processes import child
 from mnistflow.tracking import store
 from mnistflow.tracking.mark import address
 
@@ -32,11 +36,25 @@ def main(port: str = "5000") -> None:
         raise WorkflowError(
             f"port {port} can't be used ({os.strerror(error.errno or 0)}); make ui PORT=... takes another."
         ) from error
-    print(f"The runs, in a few seconds (Ctrl-C stops the server):\nhttp://127.0.0.1:{port}{page}", flush=True)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    command = ["-m", "mlflow", "ui", "--backend-store-uri", address(), "--host", "127.0.0.1", "--port", port]
-    os.execv(sys.executable, [sys.executable, *command, "--uvicorn-opts", "--log-level warning"])
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
+    options = ["--host", "127.0.0.1", "--port", port, "--uvicorn-opts", "--log-level warning"]
+    print("The server starts ...", flush=True)
+    with suppress(KeyboardInterrupt), child([*command, *options], env=QUIET | os.environ) as server:
+        while not answers(int(port)):
+            if server.poll() is not None:
+                raise WorkflowError("`mlflow ui` failed, see above.")
+            time.sleep(0.2)
+        print(f"The runs (Ctrl-C stops the server):\nhttp://127.0.0.1:{port}{page}", flush=True)
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether MLflow's server answers on this port."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    with closing(connection), suppress(OSError, HTTPException):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
 
 
 if __name__ == "__main__":
