@@ -60,17 +60,31 @@ def test_loss_falls(tiny: Tiny, tmp_path: Path, name: str) -> None:
     assert progress.history[-1].val_accuracy > 0.5
 
 
-@pytest.mark.parametrize("name", [pytest.param("cnn", marks=SLOW), "compact"])
-def test_an_interrupted_training_ends_in_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name, epochs=3)
+@pytest.mark.parametrize(
+    ("name", "average"), [pytest.param("cnn", None, marks=SLOW), ("compact", None), ("compact", 0.9)]
+)
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    tiny: Tiny, tmp_path: Path, name: str, average: float | None
+) -> None:
+    undisturbed, expected = train(tiny, tmp_path / "undisturbed.npz", name, epochs=3, average=average)
     state = tmp_path / "state.npz"
     with pytest.raises(Interrupted):
-        train(tiny, state, name, epochs=3, interrupt_after=1)
-    resumed, progress = train(tiny, state, name, epochs=3)
+        train(tiny, state, name, epochs=3, average=average, interrupt_after=1)
+    resumed, progress = train(tiny, state, name, epochs=3, average=average)
     assert progress.history == expected.history
     archive.save(tmp_path / "one.keras", undisturbed)
     archive.save(tmp_path / "two.keras", resumed)
     assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+
+
+def test_averaged_weights_are_kept_and_training_goes_on_from_the_latest(tiny: Tiny, tmp_path: Path) -> None:
+    # A step an epoch: the latest weights after each step are those of a training that ends there.
+    steps = {"name": "dense", "batch_size": len(tiny[0].labels), "schedule": "constant"}
+    latest = [train(tiny, tmp_path / f"{epochs}.npz", epochs=epochs, **steps)[0].get_weights() for epochs in (1, 2, 3)]
+    model, progress = train(tiny, tmp_path / "average.npz", epochs=3, average=0.6, **steps)
+    assert history.best(progress.history).epoch == 3
+    for average, first, second, third in zip(model.get_weights(), *latest, strict=True):
+        np.testing.assert_allclose(average, 0.6 * (0.6 * first + 0.4 * second) + 0.4 * third, atol=1e-6)
 
 
 def misleading(tiny: Tiny) -> Tiny:

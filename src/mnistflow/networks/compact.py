@@ -1,4 +1,4 @@
-"""Three small convolutions, two with batch normalization. 29,610 parameters on MNIST, of which 192 are statistics."""
+"""Two convolutions and a hidden layer, small throughout. 24,490 parameters on MNIST, of which 192 are statistics."""
 
 from typing import Any
 
@@ -19,19 +19,20 @@ def build(shape: tuple[int, ...], classes: int) -> Any:
             layers.Input(shape, dtype="uint8", name="pixels"),
             layers.Rescaling(1 / 255, name="scale"),
             *channel,
-            # No normalization here: it would take an eighth of an epoch and improves nothing on validation images.
+            # No normalization here: it takes time and improves nothing on validation images.
             layers.Conv2D(16, 5, name="conv1"),
-            layers.MaxPooling2D(2, name="pool1"),
+            # By 3, not 2: on 8x8 instead of 12x12 numbers, the second convolution takes a third of the time, and the
+            # network is as accurate.
+            layers.MaxPooling2D(3, name="pool1"),
             layers.ReLU(name="relu1"),
             layers.Conv2D(32, 3, use_bias=False, name="conv2"),  # batch normalization adds a bias of its own
             layers.MaxPooling2D(2, name="pool2"),
             layers.BatchNormalization(momentum=MOMENTUM, name="norm2"),
             layers.ReLU(name="relu2"),
-            layers.Conv2D(64, 3, use_bias=False, name="conv3"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(64, use_bias=False, name="hidden"),
             layers.BatchNormalization(momentum=MOMENTUM, name="norm3"),
             layers.ReLU(name="relu3"),
-            layers.Flatten(name="flatten"),
-            layers.Dropout(0.2, name="dropout"),
             layers.Dense(classes, activation="softmax", name="probabilities"),
         ],
         name="compact",

@@ -105,6 +105,8 @@ def _facts(details: Mapping[str, Any]) -> str:
     peak = " at the peak of one cycle" if settings["schedule"] == "one_cycle" else ""
     facts.append(f"{settings['optimizer']}, learning rate {settings['learning_rate']}{peak}")
     facts.append(f"batches of {settings['batch_size']}, seed {settings['seed']}")
+    if settings.get("average"):
+        facts.append(f"its weights are a moving average over the steps, with a decay of {settings['average']}")
     changes = {"shift": "shifted by up to {} px", "rotate": "turned by up to {}°", "zoom": "resized by up to {:.0%}"}
     augmented = [text.format(settings[key]) for key, text in changes.items() if settings.get(key)]
     if augmented:

@@ -23,7 +23,7 @@ from mnistflow.training import archive, history, state
 from mnistflow.training.augmentation import batches
 from mnistflow.training.backend import build, compile_options, identity, keras, make_reproducible, network, pipeline
 from mnistflow.training.history import Epoch
-from mnistflow.training.schedule import learning_rate
+from mnistflow.training.schedule import OneCycle, learning_rate
 from mnistflow.training.state import Progress
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "nadam": keras.optimizers.Nadam}
@@ -40,7 +40,7 @@ class Diverged(WorkflowError):
 
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports the steps of an epoch, and stops it when the loss is no longer a number."""
+    """Reports the steps of an epoch, stops it when the loss is no longer a number, and keeps the weights at its end."""
 
     def __init__(self, name: str, epoch: int, steps: int, on_step: Callable[[int], None]) -> None:
         super().__init__()
@@ -53,6 +53,9 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
             rate = float(self.model.optimizer.learning_rate)
             raise Diverged(self._name, f"loss is {loss}", f"in epoch {self._epoch}, step {done}", rate)
         self._on_step(done)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.latest_weights = self.model.get_weights()
 
 
 def train(
@@ -95,7 +98,7 @@ def train(
     pieces_of_validation = math.ceil(len(validation.labels) / piece_size(validation.images))
     rate = learning_rate(settings, steps)
     model.compile(
-        optimizer=OPTIMIZERS[settings.optimizer](rate, beta_2=settings.beta_2),
+        optimizer=_optimizer(settings, rate),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         **compile_options(),
@@ -108,6 +111,8 @@ def train(
         watch = _Watch(name, epoch, steps, on_step)
         with pipeline(batches(training, settings, epoch), steps, shape) as data:
             logs = model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch]).history
+        # With `average`, `fit` leaves the averaged weights in the model. These are validated and may be the best ones;
+        # the next epoch goes on from the latest weights.
         with pipeline(pieces(validation), pieces_of_validation, shape) as data:
             val_loss, val_accuracy = model.evaluate(data, verbose=0)
         last_rate = float(rate(epoch * steps - 1) if callable(rate) else rate)
@@ -118,6 +123,7 @@ def train(
         )
         if history.best(progress.history).epoch == epoch:
             progress.best_weights = model.get_weights()
+        model.set_weights(watch.latest_weights)
         seconds = time.perf_counter() - started
         progress.seconds += seconds
         state.save(state_file, model, progress)
@@ -126,6 +132,12 @@ def train(
     best = build(settings.network, shape, classes)
     best.set_weights(progress.best_weights)
     return best, progress
+
+
+def _optimizer(settings: ModelSettings, rate: float | OneCycle) -> Any:
+    """The optimizer. With `average`, it also keeps a moving average of the weights over the steps."""
+    average: dict[str, Any] = {} if settings.average is None else {"use_ema": True, "ema_momentum": settings.average}
+    return OPTIMIZERS[settings.optimizer](rate, beta_2=settings.beta_2, **average)
 
 
 def _is_finished(progress: Progress, settings: ModelSettings) -> bool:
