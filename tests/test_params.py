@@ -64,7 +64,7 @@ def test_the_baseline_comes_first_whatever_the_order_of_sections() -> None:
         (
             {"network": "denze"},
             "models.wide.network: 'denze' is no file in src/mnistflow/networks with a name of letters, "
-            "digits and _ alone; did you mean dense? known are cnn, compact, dense",
+            "digits and _ alone; did you mean dense? known are accurate, cnn, compact, dense",
         ),
         (
             {"schedule": "one_cycle"},
