@@ -186,10 +186,18 @@ assert "tensorflow" not in sys.modules
     assert done.stdout.startswith("there is no model compct; did you mean compact? known are cnn, compact, dense")
 
 
-def test_a_mistake_in_the_values_that_suit_a_data_set(project: Path) -> None:
-    entry = "tiny: {format: scikit-learn, classes: [a, b], params: {splt.validation: 3, models.gone.seed: 2}}"
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("splt.validation", "unknown key splt; .* did you mean split?"),
+        ("split.validation.images", "split.validation is a section with keys; a whole number or 'test' is expected"),
+    ],
+)
+def test_a_mistake_in_the_values_that_suit_a_data_set(project: Path, key: str, sentence: str) -> None:
+    entry = f"tiny: {{format: scikit-learn, classes: [a, b], params: {{{key}: 3, models.gone.seed: 2}}}}"
     Path("datasets.yaml").write_text(entry)
-    with pytest.raises(WorkflowError, match=r"^datasets.yaml, tiny.params: unknown key splt; .* did you mean split\?"):
+    pattern = f"^datasets.yaml, tiny.params: {sentence}".replace("?", r"\?")
+    with pytest.raises(WorkflowError, match=pattern):
         repro.with_dataset(Path("params.yaml").read_text(), "tiny")
 
 

@@ -176,7 +176,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         if section not in values and sections[0] == "models":
             return
-        values = values.setdefault(section, {})
+        if not isinstance(values.get(section), dict):
+            values[section] = {}  # instead of a single value; the check of the settings refuses it
+        values = values[section]
     values[last] = value
 
 
