@@ -25,7 +25,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("dense", 407_050), ("cnn", 1_199_882), ("compact", 24_490), ("accurate", 284_202)]
+    ("name", "parameters"), [("dense", 407_050), ("cnn", 1_199_882), ("compact", 64_618), ("accurate", 284_202)]
 )
 def test_parameters_at_the_shape_that_is_trained(name: str, parameters: int) -> None:
     model = network(name).build((28, 28), 10)

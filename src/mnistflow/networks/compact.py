@@ -1,4 +1,4 @@
-"""Two convolutions and a hidden layer, small throughout. 24,490 parameters on MNIST, of which 192 are statistics."""
+"""Two convolutions and a hidden layer, small throughout. 64,618 parameters on MNIST, of which 352 are statistics."""
 
 from typing import Any
 
@@ -25,14 +25,15 @@ def build(shape: tuple[int, ...], classes: int) -> Any:
             # network is as accurate.
             layers.MaxPooling2D(3, name="pool1"),
             layers.ReLU(name="relu1"),
-            layers.Conv2D(32, 3, use_bias=False, name="conv2"),  # batch normalization adds a bias of its own
+            layers.Conv2D(48, 3, use_bias=False, name="conv2"),  # batch normalization adds a bias of its own
             layers.MaxPooling2D(2, name="pool2"),
             layers.BatchNormalization(momentum=MOMENTUM, name="norm2"),
             layers.ReLU(name="relu2"),
             layers.Flatten(name="flatten"),
-            layers.Dense(64, use_bias=False, name="hidden"),
+            layers.Dense(128, use_bias=False, name="hidden"),
             layers.BatchNormalization(momentum=MOMENTUM, name="norm3"),
             layers.ReLU(name="relu3"),
+            layers.Dropout(0.1, name="dropout"),
             layers.Dense(classes, activation="softmax", name="probabilities"),
         ],
         name="compact",
