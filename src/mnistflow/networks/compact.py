@@ -22,7 +22,7 @@ def build(shape: tuple[int, ...], classes: int) -> Any:
             # No normalization here: it takes time and improves nothing on validation images.
             layers.Conv2D(16, 5, name="conv1"),
             # By 3, not 2: on 8x8 instead of 12x12 numbers, the second convolution takes a third of the time, and the
-            # network is as accurate.
+            # network is about as accurate.
             layers.MaxPooling2D(3, name="pool1"),
             layers.ReLU(name="relu1"),
             layers.Conv2D(48, 3, use_bias=False, name="conv2"),  # batch normalization adds a bias of its own
