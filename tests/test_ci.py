@@ -126,7 +126,7 @@ def test_what_is_out_of_step_is_found(checkout: Callable[[str], Project]) -> Non
     assert "it would run compare" in error_of("dvc.yaml", "python stages/compare.py", "python  stages/compare.py")
     assert "it would run compare" in error_of("metrics/comparison.json", '"target_met": true', '"target_met": false')
     assert "it would run" in error_of("dvc.yaml", "\n  plot:", "\n  sketch:")
-    assert "is invalid" in error_of("dvc.lock", "stages:\n", "stages:\n<<<<<<< HEAD\n")
+    assert "both sides of a merge" in error_of("dvc.lock", "stages:\n", "stages:\n<<<<<<< HEAD\n")
 
 
 def test_a_base_that_is_no_commit_is_one_sentence_before_all_else(checkout: Callable[[str], Project]) -> None:

@@ -299,8 +299,8 @@ def test_stages_make_the_same_bytes_again_whatever_a_user_s_own_settings_are(
     (home / ".config/matplotlib").mkdir(parents=True)
     (home / ".config/matplotlib/matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 300\nfont.size: 30\n")
     (outer / ".dvc").mkdir(parents=True)
-    measured = ("evaluation/compact/predictions.csv", "metrics/robustness/compact.json")
-    for output in ("data/overview", "models/compact/model.keras", *measured, "inside", "plots/loss.png"):
+    evaluation = "evaluation/compact/predictions.csv"
+    for output in ("data/overview", "models/compact/model.keras", evaluation, "inside", "plots/loss.png"):
         project.forget(output)
     for folder in ("data/overview", "models/compact", "evaluation/compact", "inside", "plots", ".dvc/cache/runs"):
         shutil.rmtree(project.folder / folder)

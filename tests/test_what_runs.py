@@ -52,7 +52,6 @@ EDITS: dict[str, set[str]] = {
     "stages/train.py": TRAINS,
     "stages/compare.py": {"compare"},
     "README.md": set(),
-    "pictures/README.md": set(),
     "requirements.lock": set(),
     # Files that editors and Python leave are not part of a package.
     "src/mnistflow/training/__pycache__/loop.cpython-311.pyc": set(),
