@@ -213,7 +213,7 @@ def _decompress(path: Path, target: Path) -> None:
 
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    """The content of a file: browsers unpack files and keep their names, so its first bytes say whether it is packed."""
+    """The content of a file; its first bytes say whether it is packed, as some browsers unpack it and keep its name."""
     with path.open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if is_packed else path.open("rb")
