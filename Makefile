@@ -15,6 +15,8 @@ export PIP_USER := 0
 export PIP_REQUIRE_VIRTUALENV := 0
 # Not those of another DVC project in whose stage this may run.
 unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
+# Where warnings are errors, DVC and MLflow fail.
+unexport PYTHONWARNINGS
 RUN := .venv/bin/python -m
 
 # The commit that `make check` compares with, and the branch that `make ci` holds a change against.

@@ -76,6 +76,11 @@ def test_a_folder_that_is_no_repository(folder: Path, language: str, monkeypatch
     assert len(git.commit_of("HEAD")) == 40
 
 
+def test_a_worktree_whose_repository_has_moved(folder: Path) -> None:
+    (folder / ".git").write_text("gitdir: /nowhere/else\n")
+    assert reason() == "git rev-parse --git-dir failed: fatal: not a git repository: /nowhere/else."
+
+
 def test_a_machine_without_git(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit()
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -142,11 +142,21 @@ def others() -> dict[str, bytes]:
     assert anew != PACKED
     return {
         "train-images-idx3-ubyte.gz": anew,
-        "train-images-idx3-ubyte": CONTENT,
+        "train-images-idx3-ubyte": anew,  # whatever its name says
         "train-images.idx3-ubyte": CONTENT,
         "train-images.idx3-ubyte.gz": PACKED,
         "train-images-idx3-ubyte/train-images-idx3-ubyte": CONTENT,  # as some archives unpack it
     }
+
+
+def test_a_file_that_a_browser_unpacked_and_did_not_rename(tmp_path: Path) -> None:
+    put(tmp_path / "in", CONTENT)
+    assert fetch(tmp_path, PUBLISHED, str(tmp_path / "in")) == CONTENT
+
+
+def test_a_folder_of_an_unknown_user_is_a_reason_like_another(tmp_path: Path) -> None:
+    put(tmp_path / "in", CONTENT)
+    assert fetch(tmp_path, PUBLISHED, "~nobody-here/in", str(tmp_path / "in")) == CONTENT
 
 
 @pytest.mark.parametrize("name", others())

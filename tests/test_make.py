@@ -14,7 +14,7 @@ PYTHON = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 test "$1 $2" = '-m venv' && mkdir -p .venv/bin && cp "$STUB" .venv/bin/python
 if test "$1 $2 $3" = '-m pip config'; then test "$5" = "${KNOWN_TO_PIP%=*}" && echo "${KNOWN_TO_PIP#*=}"; exit; fi
-env | grep -E '^(PIP_|UV_|DVC_|PYTHONPATH|MLFLOW_)' >> "$LOG.env"
+env | grep -E '^(PIP_|UV_|DVC_|PYTHON|MLFLOW_)' >> "$LOG.env"
 exit 0
 """
 
@@ -136,6 +136,7 @@ def ready(folder: Folder) -> None:
 def test_commands_are_called_in_this_project_s_environment(folder: Folder) -> None:
     ready(folder)
     outer = {"DVC_ROOT": "/elsewhere", "DVC_EXP_NAME": "theirs", "DVC_EXP_BASELINE_REV": "0" * 40}
+    outer["PYTHONWARNINGS"] = "error"
     folder.make("repro", "DATASET=digits", PIP_USER="1", PYTHONPATH="/elsewhere", **outer)
     assert folder.calls() == ["python -m mnistflow.commands.repro digits"]
     variables = folder.variables()

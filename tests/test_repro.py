@@ -153,6 +153,19 @@ def test_a_lock_of_dvc_s_that_a_kill_left_half_written(repro: Project) -> None:
     assert stages_run(repro.repro()) == []
 
 
+def test_a_lock_file_that_a_kill_left_half_written(copy_of_repro: New, tmp_path: Path) -> None:
+    project = copy_of_repro(tmp_path / "project")
+    lock = project.read("dvc.lock")
+    sentence = "error: dvc.lock is damaged, as by a kill or a full disk while it was written; run `rm dvc.lock && make"
+    for part in (b"", lock.partition(b"md5:")[0] + b"md"):
+        (project.folder / "dvc.lock").write_bytes(part)
+        for command in (REPRO, COMPARE):
+            assert sentence in project.run(*command, status=1, PYTHONPATH="src")
+    (project.folder / "dvc.lock").unlink()  # as it says
+    assert not {"train@dense", "train@compact"} & set(stages_run(project.repro()))
+    assert project.read("dvc.lock") == lock
+
+
 def test_a_mistake_is_one_sentence_before_anything_runs(copy_of_repro: New, tmp_path: Path) -> None:
     project = copy_of_repro(tmp_path / "project")
     params = project.read("params.yaml")

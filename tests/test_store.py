@@ -131,6 +131,17 @@ def test_a_dangling_link_is_named_and_nothing_is_made_at_its_end(folder: Path, m
     store.connect()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_never_replaced_by_a_store(
+    folder: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device would be too: every program of the machine may need it."""
+    make(folder / "other")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/other")
+    assert f"{folder}/other is no file; choose another path" in reason()
+    assert not (folder / "other").is_file()
+
+
 @pytest.fixture(scope="module")
 def old_server() -> Iterator[str]:
     """The address of a server whose MLflow is of the generation before."""
@@ -430,5 +441,9 @@ def test_the_mark_holds_until_something_changes_that_the_record_depends_on(
         assert not mark.is_up_to_date(), path
         path.unlink()
         assert mark.is_up_to_date(), path
+    for damage in (b"", b"\xff"):
+        (folder / ".cache/recorded.json").write_bytes(damage)
+        assert not mark.is_up_to_date(), damage
+    mark.write()
     (folder / "mlflow.db").rename(folder / "aside.db")
     assert not mark.is_up_to_date()

@@ -27,7 +27,7 @@ def git(*arguments: str, **environment: str) -> str:
             "Git refuses this folder, because it belongs to another user; "
             f"git config --global --add safe.directory '{Path.cwd()}' allows it."
         )
-    if "not a git repository" in done.stderr:
+    if "not a git repository (or any" in done.stderr:  # and not: a .git that points to a folder which is gone
         raise WorkflowError(
             "this folder is no Git repository, as a downloaded ZIP file is none; clone the project, or run "
             "git init && git add . && git commit -m start."

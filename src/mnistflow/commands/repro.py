@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -94,6 +94,7 @@ def run_pipeline(lock: TextIO) -> None:
     with child(command, env=environment(), pass_fds=[lock.fileno()]) as process:
         note(lock, process.pid)
         if process.wait():
+            check_whole_lock()
             raise WorkflowError("`dvc repro` failed, see above.")
 
 
@@ -108,6 +109,24 @@ def check_lock() -> None:
             f"{LOCK} has both sides of a merge in it; take one, as by `git checkout --ours {LOCK}`, then run "
             "`make repro`, which makes the file anew."
         )
+
+
+def check_whole_lock() -> None:
+    """Check that dvc.lock is whole. Only where DVC has failed: reading it takes a tenth of a second.
+
+    Raises:
+        WorkflowError: it is not.
+    """
+    if not LOCK.is_file():
+        return
+    with suppress(WorkflowError):
+        values = params.read_yaml(LOCK)
+        if isinstance(values, dict) and isinstance(values.get("stages"), dict):
+            return
+    raise WorkflowError(
+        f"{LOCK} is damaged, as by a kill or a full disk while it was written; run `rm {LOCK} && make repro`: what "
+        "DVC's cache has is not made again."
+    )
 
 
 def mend_rwlock() -> None:
@@ -203,6 +222,7 @@ def check_up_to_date() -> None:
     status = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(status, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
+        check_whole_lock()
         reason = (done.stderr or done.stdout).strip().partition("\n")[0]
         raise WorkflowError(f"`dvc status` failed ({reason}); correct that, then run the same command again.")
     if json.loads(done.stdout):
@@ -222,6 +242,8 @@ def check_described() -> None:
     # Without the data, DVC fails where a stage would run whose inputs are missing.
     failures = re.findall("^ERROR: failed to reproduce ('.*)", done.stderr, re.MULTILINE)
     stages = re.findall(r"Running stage '(.+)'", done.stdout) + re.findall("'(.+?)'", " ".join(failures))
+    if done.returncode and not stages:
+        check_whole_lock()
     if stages or done.returncode:
         reason = f"it would run {', '.join(stages)}" if stages else done.stderr.strip().partition("\n")[0]
         raise WorkflowError(

@@ -74,7 +74,10 @@ def _get(source: str, file: File, archive: File | None, downloads: Path) -> Path
         if archive:
             return _extract(_download(source, archive, downloads), file, downloads)
         return _download(source, file, downloads)
-    folder = root() / Path(source.removeprefix("file://")).expanduser()
+    try:
+        folder = root() / Path(source.removeprefix("file://")).expanduser()
+    except RuntimeError as error:  # ~NAME
+        raise SourceError("no such user") from error
     try:
         return _search(folder, file)
     except SourceError:
@@ -210,4 +213,7 @@ def _decompress(path: Path, target: Path) -> None:
 
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    """The content of a file; its first bytes say whether it is packed, as some browsers unpack it and keep its name."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_packed else path.open("rb")

@@ -17,8 +17,10 @@ def address() -> str:
 
 def is_up_to_date() -> bool:
     """Whether nothing that the record depends on has changed since `write`."""
-    path = cache() / FILE
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")) == _state())
+    try:
+        return bool(json.loads((cache() / FILE).read_text(encoding="utf-8")) == _state())
+    except (FileNotFoundError, ValueError):  # ValueError: it is damaged, and written anew with the record
+        return False
 
 
 def write() -> None:

@@ -147,6 +147,8 @@ def _make_file(file: Path) -> None:
     """Make an SQLite store in a temporary folder and move it here, so that a crash leaves no incomplete one."""
     if file.is_symlink():
         raise TrackingError(f"the MLflow tracking store {file} is a link to {file.readlink()}, which is missing.")
+    if file.exists():  # a folder, a device, a pipe: it would be replaced
+        raise TrackingError(f"the MLflow tracking store {file} is no file; choose another path in MLFLOW_TRACKING_URI.")
     with TemporaryDirectory() as folder, replacing(file) as temporary:
         new = Path(folder, file.name)
         mlflow.MlflowClient(f"sqlite:///{new}").search_experiments()  # makes the tables
