@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from mnistflow.commands import draw, report
 from mnistflow.core import cli, files, params
+from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Description, Images, Split
 from mnistflow.evaluation import audit, predictions
@@ -44,9 +45,8 @@ class Networks(NamedTuple):
 
     explained: draw.Network
     rates: dict[str, float]  # of its layers that drop numbers, by their names
-    dense: (
-        dict[str, Any] | None
-    )  # the first network of dense layers alone: its `name`, and `units` from input to output
+    # The first model that has dense layers alone: its `name`, and its `units` from the input to the output.
+    dense: dict[str, Any] | None
 
 
 def samples(training: Split, classes: int) -> list[Images]:
@@ -142,11 +142,23 @@ def load(names: Sequence[str], explained: str) -> Networks:
         files.check_locked(path)
         model = archive.load(path)
         if name == explained:
-            network = draw.export(model)
+            network = export(model)
             rates = {layer.name: layer.rate for layer in model.layers if type(layer).__name__ == "Dropout"}
         if dense is None and (units := dense_units(model)):
             dense = {"name": name, "units": units}
     return Networks(network, rates, dense)
+
+
+def export(model: Any) -> draw.Network:
+    """The layers of the model that `explain.model` names, for the page.
+
+    Raises:
+        WorkflowError: there is a layer that the page can't compute.
+    """
+    try:
+        return draw.export(model)
+    except WorkflowError as error:
+        raise WorkflowError(f"{error} Or let explain.model in params.yaml name another model.") from error
 
 
 def dense_units(model: Any) -> list[int]:
