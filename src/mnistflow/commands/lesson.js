@@ -66,9 +66,9 @@ function showNumbers() {
 
 function moveFrame(row, column) {
   corner = [clamp(row, 0, HEIGHT - SIDE), clamp(column, 0, WIDTH - SIDE)];
-  const mark = find("whole").querySelector(".frame");
-  mark.setAttribute("x", 60 * corner[1]);
-  mark.setAttribute("y", 60 * corner[0]);
+  const outline = find("whole").querySelector(".frame");
+  outline.setAttribute("x", 60 * corner[1]);
+  outline.setAttribute("y", 60 * corner[0]);
   showPart();
 }
 
@@ -77,7 +77,7 @@ function showPart() {
 }
 
 /** The row and the column of an event in the grid of an element, 0.5 in the middle of the first cell. */
-function placeIn(element, event) {
+function positionIn(element, event) {
   const image = element.querySelector("svg"), point = new DOMPoint(event.clientX, event.clientY).matrixTransform(image.getScreenCTM().inverse());
   return [point.y / 60, point.x / 60];
 }
@@ -107,7 +107,7 @@ function onArrows(element, label, move) {
 
 // On the element around the picture, which stays while the picture is drawn anew.
 onDrag(find("whole"), (event) => {
-  const [row, column] = placeIn(find("whole"), event);
+  const [row, column] = positionIn(find("whole"), event);
   moveFrame(Math.round(row - SIDE / 2), Math.round(column - SIDE / 2));
 });
 onArrows(find("whole"), "picture", (down, right) => moveFrame(corner[0] + down, corner[1] + right));
@@ -204,7 +204,7 @@ function moveTo(row, column) {
 }
 
 onDrag(find("kernel-picture"), (event) => {
-  const [row, column] = placeIn(find("kernel-picture"), event);
+  const [row, column] = positionIn(find("kernel-picture"), event);
   moveTo(Math.floor(row - 0.5), Math.floor(column - 0.5));
 });
 onArrows(find("kernel-picture"), "picture", (down, right) => moveTo(at[0] + down, at[1] + right));
