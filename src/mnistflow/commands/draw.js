@@ -199,12 +199,12 @@ field.addEventListener("blur", () => showCursor(isDown = false));
 field.addEventListener("pointerdown", () => showCursor(isDown = false));
 
 function showCursor(isShown) {
-  const pen = find("cursor");
-  pen.hidden = !isShown;
-  pen.classList.toggle("down", isDown);
-  pen.style.left = `${(100 * cursor[0]) / field.width}%`;
-  pen.style.top = `${(100 * cursor[1]) / field.height}%`;
-  pen.style.width = pen.style.height = `${(find("brush").value / 100) * field.clientWidth}px`;
+  const circle = find("cursor");
+  circle.hidden = !isShown;
+  circle.classList.toggle("down", isDown);
+  circle.style.left = `${(100 * cursor[0]) / field.width}%`;
+  circle.style.top = `${(100 * cursor[1]) / field.height}%`;
+  circle.style.width = circle.style.height = `${(find("brush").value / 100) * field.clientWidth}px`;
 }
 
 document.addEventListener("keydown", (event) => {
