@@ -1,4 +1,4 @@
-"""The selected model's metrics under one name, the models against each other, and their errors image by image."""
+"""Copy the selected model's metrics, compare the models, and compare their errors with disputed labels."""
 
 import json
 
@@ -15,10 +15,9 @@ def main() -> None:
     leftovers.clean(names, RESERVED)
     evaluations = predictions.read_all(names)
     values = evaluations[chosen.model].metrics
-    met = values["accuracy"] >= chosen.target_accuracy
     comparison = {
         "target_accuracy": chosen.target_accuracy,
-        "target_met": met,
+        "target_met": values["accuracy"] >= chosen.target_accuracy,
         "selected": chosen.model,
         "baseline": chosen.baseline,
         "pairs": comparisons.pairs(evaluations, chosen.baseline, chosen.model),

@@ -14,15 +14,14 @@ def main(name: str) -> None:
     from mnistflow.tracking import runs, store
     from mnistflow.training import archive, backend, state
 
-    trained, dataset = files.MODELS / name, arrays.describe()
-    files.check_locked(trained / "model.keras")
+    dataset, model_file = arrays.describe(), files.MODELS / name / "model.keras"
+    files.check_locked(model_file)
     state.delete_finished()  # here, because an experiment's dvc.lock is in the copy in which it runs
-    details = files.read_json(trained / "training.json")
-    model = archive.load(trained / "model.keras")
+    details = files.read_json(files.MODELS / name / "training.json")
+    model = archive.load(model_file)
     test = arrays.load(arrays.DATA / "test")
 
     predict = partial(backend.probabilities, model)
-
     predict(test.images[:1000])  # compiles; not to be timed
     started = time.perf_counter()
     probabilities = predict(test.images)
@@ -34,7 +33,7 @@ def main(name: str) -> None:
     values = metrics.headline(probabilities, test.labels) | {"robustness": scores.mean} | facts
     report = {
         "model": name,
-        "model_md5": files.md5(trained / "model.keras"),
+        "model_md5": files.md5(model_file),
         "test_sha256": arrays.sha256(arrays.DATA / "test"),
         "classes": dataset.classes,
         "metrics": values,

@@ -25,7 +25,7 @@ def main() -> None:
     files.check_locked(path)
     model = archive.load(path)
     images, labels = arrays.load(VALIDATION)
-    index = int((labels == explain.label).argmax())  # the first of that class, or the first of all
+    index = int((labels == explain.label).argmax())  # the first of that class; where there is none, the first image
     image, label = np.asarray(images[index]), int(labels[index])
 
     every_output = keras.Model(model.inputs, [layer.output for layer in model.layers])

@@ -11,11 +11,13 @@ from conftest import Project
 from test_report import DIGITS, write_outputs
 
 from mnistflow.commands import draw, lesson
+from mnistflow.core.errors import WorkflowError
+from mnistflow.core.files import md5
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Description
 from mnistflow.evaluation import audit
 from mnistflow.figures.lesson import KERNEL, PICTURE, convolve
-from mnistflow.training import history
+from mnistflow.training import archive, history
 from mnistflow.training.backend import keras, network
 from mnistflow.training.history import Epoch
 
@@ -124,6 +126,16 @@ def test_the_dense_network_s_numbers() -> None:
     heavy = lesson.heaviest(networks("cnn").explained.layers)
     assert heavy is not None
     assert (heavy["name"], heavy["units"], round(heavy["share"])) == ("hidden", 128, 98)
+
+
+def test_a_layer_that_the_page_can_t_compute_is_answered_by_the_setting_that_chooses_it(folder: Path) -> None:
+    model = keras.Sequential([layers.Input((8, 8, 1)), layers.DepthwiseConv2D(3, name="deep")])
+    path = Path("models/unusual/model.keras")
+    path.parent.mkdir(parents=True)
+    archive.save(path, model)
+    Path("dvc.lock").write_text(f"  md5: {md5(path)}\n")
+    with pytest.raises(WorkflowError, match=r"the layer deep, of the kind DepthwiseConv2D; .* explain\.model"):
+        lesson.load(["unusual"], "unusual")
 
 
 def test_the_answer_is_the_audit_s(folder: Path) -> None:
@@ -364,6 +376,25 @@ def test_a_click_enlarges_a_picture_and_another_closes_it(window: "Chrome", page
     press(window, "\ue00c")  # Escape
     assert not run("return document.querySelector('dialog').open")
     assert now(run) == "errors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["\ue007", " "], ids=["enter", "space"])
+@pytest.mark.parametrize("screen", ["data", "relu", "dense", "maps", "loss", "errors"])
+def test_a_key_enlarges_the_picture_that_has_the_focus_and_escape_closes_it(
+    window: "Chrome", page: Path, screen: str, key: str
+) -> None:
+    run = show(window, page, at=f"en-{screen}")
+    run("document.body.focus()")
+    while not run("return document.activeElement.matches('.now .zoom')"):
+        press(window, "\ue004")  # Tab
+    focused = run("return document.activeElement")
+    press(window, key)
+    assert run("return document.querySelector('dialog img, dialog svg, dialog canvas').clientWidth") > 1000
+    assert now(run) == screen
+    press(window, "\ue00c")  # Escape
+    assert not run("return document.querySelector('dialog').open")
+    assert run("return document.activeElement") == focused
 
 
 @pytest.mark.slow

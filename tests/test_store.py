@@ -28,8 +28,8 @@ from mnistflow.core.files import md5
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 from mnistflow.evaluation import predictions
-from mnistflow.tracking import mark, store
 from mnistflow.tracking import runs as tracking
+from mnistflow.tracking import status, store
 from mnistflow.tracking.runs import LiveRun, TrainingRecord
 from mnistflow.tracking.store import TrackingError
 from mnistflow.training import history, state
@@ -428,22 +428,22 @@ def test_the_mark_holds_until_something_changes_that_the_record_depends_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert not mark.is_up_to_date()
-    mark.write()
-    assert mark.is_up_to_date()
+    assert not status.is_up_to_date()
+    status.write()
+    assert status.is_up_to_date()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert not mark.is_up_to_date()
+    assert not status.is_up_to_date()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert mark.is_up_to_date()
+    assert status.is_up_to_date()
     for path in (folder / "dvc.lock", folder / ".cache/training/dense-1/run.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("new")
-        assert not mark.is_up_to_date(), path
+        assert not status.is_up_to_date(), path
         path.unlink()
-        assert mark.is_up_to_date(), path
+        assert status.is_up_to_date(), path
     for damage in (b"", b"\xff"):
         (folder / ".cache/recorded.json").write_bytes(damage)
-        assert not mark.is_up_to_date(), damage
-    mark.write()
+        assert not status.is_up_to_date(), damage
+    status.write()
     (folder / "mlflow.db").rename(folder / "aside.db")
-    assert not mark.is_up_to_date()
+    assert not status.is_up_to_date()

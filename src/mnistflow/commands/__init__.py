@@ -1,1 +1,1 @@
-"""What the Makefile calls: the main job, the comparison for `dvc metrics diff`, the gate, CI, the report."""
+"""What the Makefile calls: the main job, predictions, export, the pages (report, draw, lesson), the gate, CI."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from mnistflow.commands import gate, git, repro
 from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import LOCK, METRICS, PLOTS, md5, read_json
+from mnistflow.core.files import LOCK, METRICS, PLOTS, SELECTED, md5, read_json
 
 DVC = (sys.executable, "-m", "dvc")
 FOLDER = Path("ci")
@@ -88,7 +88,7 @@ def against_baseline() -> list[str]:
     chosen = params.load().evaluate
     if chosen.model == chosen.baseline:
         return [f"The selected model is the baseline, {chosen.baseline}."]
-    model, baseline = read_json(gate.SELECTED), read_json(METRICS / f"{chosen.baseline}.json")
+    model, baseline = read_json(SELECTED), read_json(METRICS / f"{chosen.baseline}.json")
     rows = []
     for key, value in model.items():
         if isinstance(value, int | float):

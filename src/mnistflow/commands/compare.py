@@ -13,9 +13,8 @@ from mnistflow.commands.git import commit_of, git
 from mnistflow.commands.repro import check_up_to_date
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import METRICS
+from mnistflow.core.files import METRICS, SELECTED
 
-SELECTED = METRICS / "selected.json"
 # Git wants a name and a date for a commit. They are always the same, and so is the commit of the same metrics.
 IDENTITY = {
     f"GIT_{role}_{key}": value

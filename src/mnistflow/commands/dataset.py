@@ -113,10 +113,10 @@ def check(folder: Path, source: Path, options: Options) -> str:
 
 def examine(source: Path, copy: Path | None) -> Checked:
     """Decode every picture once, and copy those that can be decoded to `copy`."""
-    found, skipped = pictures.scan(source)
-    outcomes = list(pictures.in_parallel(partial(_look, source, copy), found, "pictures"))
+    scanned, skipped = pictures.scan(source)
+    outcomes = list(pictures.in_parallel(partial(_look, source, copy), scanned, "pictures"))
     checked = Checked([], [], skipped)
-    for picture, outcome in zip(found, outcomes, strict=True):
+    for picture, outcome in zip(scanned, outcomes, strict=True):
         if isinstance(outcome, Look):
             checked.pictures.append(picture._replace(sha256=outcome.sha256))
             checked.looks.append(outcome)
@@ -125,10 +125,10 @@ def examine(source: Path, copy: Path | None) -> Checked:
     return checked
 
 
-def _look(source: Path, copy: Path | None, first: int, found: Sequence[Picture]) -> list[Look | str]:
+def _look(source: Path, copy: Path | None, first: int, batch: Sequence[Picture]) -> list[Look | str]:
     """Look at some pictures, from the number `first` on, and copy them; of each that can't be decoded, why."""
     results: list[Look | str] = []
-    for picture in found:
+    for picture in batch:
         content = (source / picture.path).read_bytes()
         try:
             results.append(pictures.look(content))
@@ -141,12 +141,12 @@ def _look(source: Path, copy: Path | None, first: int, found: Sequence[Picture])
     return results
 
 
-def write_tables(source: Path, copy: Path, good: Sequence[Picture]) -> None:
+def write_tables(source: Path, copy: Path, accepted: Sequence[Picture]) -> None:
     """Write the tables that the folder has, with the pictures that were copied."""
     if not (source / "train.csv").is_file():
         return
     for part, name in pictures.PARTS.items():
-        rows = [[picture.path, picture.label] for picture in good if picture.part == name]
+        rows = [[picture.path, picture.label] for picture in accepted if picture.part == name]
         if rows and (source / f"{part}.csv").is_file():
             text = pictures.csv_text([["file", "label"], *rows])
             (copy / f"{part}.csv").write_text(text, encoding="utf-8", newline="\n")
@@ -158,14 +158,14 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
     Raises:
         WorkflowError: the pictures are no data set: none, one class, or too few of a class.
     """
-    found = checked.pictures
+    accepted = checked.pictures
     skipped = pictures.left_out(checked.skipped)
-    classes = sorted({picture.label for picture in found})
+    classes = sorted({picture.label for picture in accepted})
     if len(classes) < 2:
         layouts = "a folder of pictures for each class, or train.csv with the columns file and label, is expected"
         what = f"only pictures of {classes[0]}" if classes else "no picture that can be decoded"
         raise WorkflowError("\n".join([f"{source} has {what}; {layouts}.", *skipped]))
-    counts = {part: Counter(each.label for each in found if each.part == part) for part in arrays.PARTS}
+    counts = {part: Counter(each.label for each in accepted if each.part == part) for part in arrays.PARTS}
     has_test, has_validation = bool(counts["test"]), bool(counts["validation"])
     if has_test and options.test is not None:
         raise WorkflowError(f"--test is for folders without a test part, and {source} has one.")
@@ -178,16 +178,16 @@ def describe(name: str, source: Path, checked: Checked, options: Options) -> tup
     held_out = sum(max(1, round(test * count)) for count in counts["training"].values()) if test else 0
     training = counts["training"].total() - held_out
     suitable = suitable_params(training, len(classes), has_validation)
-    entry = write_entry(name, size, colour, classes, test, found, suitable)
-    repeated = len(found) - len({each.sha256 for each in found})
+    entry = write_entry(name, size, colour, classes, test, accepted, suitable)
+    repeated = len(accepted) - len({each.sha256 for each in accepted})
     lines = [
-        f"{name}: {len(found):,} pictures in {len(classes):,} classes, from {source}",
+        f"{name}: {len(accepted):,} pictures in {len(classes):,} classes, from {source}",
         *count_table({part: count for part, count in counts.items() if count}, classes),
         *skipped,
         f"size: {size[0]} x {size[1]} pixels, height x width"
         + ("" if options.size else ", by the pictures' median")
         + "; --size HEIGHT WIDTH makes it another",
-        f"colour: {'yes' if colour else 'no'}; {tinted:,} of {len(found):,} pictures have colour; "
+        f"colour: {'yes' if colour else 'no'}; {tinted:,} of {len(accepted):,} pictures have colour; "
         f"--colour {'no' if colour else 'yes'} makes it another",
     ]
     if test:
@@ -242,7 +242,7 @@ def write_entry(
     colour: bool,
     classes: Sequence[str],
     test: float | None,
-    found: Sequence[Picture],
+    accepted: Sequence[Picture],
     suitable: dict[str, Any],
 ) -> str:
     """The entry as YAML."""
@@ -255,8 +255,8 @@ def write_entry(
             f"  size: [{size[0]}, {size[1]}] # height and width that the pictures are brought to",
             f"  colour: {str(colour).lower()}",
             *([f"  test: {test:g} # share of each class that is held out as the test set"] if test else []),
-            f"  count: {len(found)} # as imported",
-            f"  sha256: {hashlib.sha256(pictures.table(found).encode()).hexdigest()}",
+            f"  count: {len(accepted)} # as imported",
+            f"  sha256: {hashlib.sha256(pictures.table(accepted).encode()).hexdigest()}",
             "  classes: [" + ",\n    ".join(rows) + "]",
             "  params: # for params.yaml, when `make repro` chooses this data set",
             *(f"    {key}: {value}" for key, value in suitable.items()),
@@ -289,6 +289,10 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels (the pictures' median)")
     parser.add_argument("--colour", choices=("yes", "no"), help="(yes, if a picture has colour)")
     parser.add_argument("--test", type=float, metavar="SHARE", help=f"held out, without a test part ({TEST})")
-    given = parser.parse_args()
-    colour = None if given.colour is None else given.colour == "yes"
-    cli.run(main, Path(given.folder) if given.folder else None, Options(given.name, given.size, colour, given.test))
+    arguments = parser.parse_args()
+    colour = None if arguments.colour is None else arguments.colour == "yes"
+    cli.run(
+        main,
+        Path(arguments.folder) if arguments.folder else None,
+        Options(arguments.name, arguments.size, colour, arguments.test),
+    )

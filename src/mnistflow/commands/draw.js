@@ -199,12 +199,12 @@ field.addEventListener("blur", () => showCursor(isDown = false));
 field.addEventListener("pointerdown", () => showCursor(isDown = false));
 
 function showCursor(isShown) {
-  const mark = find("cursor");
-  mark.hidden = !isShown;
-  mark.classList.toggle("down", isDown);
-  mark.style.left = `${(100 * cursor[0]) / field.width}%`;
-  mark.style.top = `${(100 * cursor[1]) / field.height}%`;
-  mark.style.width = mark.style.height = `${(find("brush").value / 100) * field.clientWidth}px`;
+  const circle = find("cursor");
+  circle.hidden = !isShown;
+  circle.classList.toggle("down", isDown);
+  circle.style.left = `${(100 * cursor[0]) / field.width}%`;
+  circle.style.top = `${(100 * cursor[1]) / field.height}%`;
+  circle.style.width = circle.style.height = `${(find("brush").value / 100) * field.clientWidth}px`;
 }
 
 document.addEventListener("keydown", (event) => {

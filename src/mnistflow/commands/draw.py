@@ -5,16 +5,13 @@ can be sent as a file. It shows images of the validation part; it never opens th
 because everything in it is an output already, or code.
 """
 
-import base64
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from mnistflow.commands import predict
+from mnistflow.commands import pages, predict
 from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
@@ -204,20 +201,13 @@ def render(name: str, model: Any, dataset: Description, shown: Examples | None) 
         "labels": shown.labels.tolist() if shown else [],
         "expected": shown.probabilities.tolist() if shown else [],
     }
-    here = Path(__file__).parent
-    environment = Environment(
-        autoescape=True, loader=FileSystemLoader(here), lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
-    )
-    return environment.get_template(TEMPLATE).render(
+    return pages.render(
+        TEMPLATE,
         facts=facts,
-        weights=_base64(network.weights.astype("<f4")),
-        images=_base64(shown.images) if shown else "",
-        scripts=[Markup((here / script).read_text(encoding="utf-8")) for script in SCRIPTS],  # noqa: S704  # our own
+        weights=pages.encode(network.weights.astype("<f4").tobytes()),
+        images=pages.encode(shown.images.tobytes()) if shown else "",
+        scripts=pages.scripts(SCRIPTS),
     )
-
-
-def _base64(values: npt.NDArray[Any]) -> str:
-    return base64.b64encode(values.tobytes()).decode()
 
 
 def main(name: str = "") -> None:

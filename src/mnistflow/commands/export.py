@@ -7,7 +7,6 @@ export/ only if its answers are those of Keras. The packages for it are the extr
 import os
 import time
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Images
-from mnistflow.evaluation.metrics import Probabilities
+from mnistflow.evaluation.metrics import Predict, Probabilities
 
 FOLDER = Path("export")
 PACKAGES = ("tf2onnx", "onnxruntime", "ai_edge_litert")
@@ -26,10 +25,8 @@ BATCH = 1000
 ALONE = 200  # images that are classified one at a time, for the time of one
 TOLERANCE = 1e-4  # of a probability
 
-Run = Callable[[Images], Probabilities]
 
-
-def onnx(path: Path) -> Run:
+def onnx(path: Path) -> Predict:
     """What classifies images with an ONNX file, in ONNX Runtime on the processor."""
     from onnxruntime import InferenceSession
 
@@ -42,7 +39,7 @@ def onnx(path: Path) -> Run:
     return run
 
 
-def litert(path: Path) -> Run:
+def litert(path: Path) -> Predict:
     """What classifies images with a LiteRT file, in LiteRT's interpreter on the processor."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -69,7 +66,7 @@ def litert(path: Path) -> Run:
 FORMATS = {"onnx": (".onnx", onnx), "litert": (".tflite", litert)}  # Keras' name -> the file's suffix, the runtime
 
 
-def classify(run: Run, images: Images) -> tuple[Probabilities, float, float]:
+def classify(run: Predict, images: Images) -> tuple[Probabilities, float, float]:
     """The probabilities of all images, and the milliseconds an image takes in a batch and alone."""
     run(images[:BATCH])  # sets up
     started = time.perf_counter()
@@ -107,7 +104,7 @@ def load(name: str) -> Any:
     if name not in known:
         raise WorkflowError(f"there is no model {name};{params.nearest(name, known)}.")
     files.check_locked(path)
-    from mnistflow.training import archive  # TensorFlow takes seconds to import, so mistakes are looked for before
+    from mnistflow.training import archive  # its import of TensorFlow takes seconds, so it comes after the checks
 
     return archive.load(path)
 

@@ -15,10 +15,8 @@ from ruamel.yaml import YAML
 from mnistflow.commands import git, repro
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import METRICS, read_json
+from mnistflow.core.files import METRICS, SELECTED, read_json
 from mnistflow.core.params import PARAMS
-
-SELECTED = METRICS / "selected.json"
 
 
 def complaints(selected: dict[str, Any], target: float, others: dict[str, float]) -> list[str]:

@@ -36,7 +36,7 @@ const whole = (value) => value.toLocaleString("en");
 
 /** A grid of numbers as an SVG of `rows` x `columns` cells, 60 units each.
  *  `look(row, column)` gives a cell's class, its share of colour from 0 to 1, its text, and the classes of that. */
-function grid(rows, columns, look, label = "") {
+function grid(rows, columns, look, label = "numbers") {
   const image = draw("svg", { viewBox: `-3 -3 ${60 * columns + 6} ${60 * rows + 6}`, role: "img", "aria-label": label });
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {

@@ -66,9 +66,9 @@ function showNumbers() {
 
 function moveFrame(row, column) {
   corner = [clamp(row, 0, HEIGHT - SIDE), clamp(column, 0, WIDTH - SIDE)];
-  const mark = find("whole").querySelector(".frame");
-  mark.setAttribute("x", 60 * corner[1]);
-  mark.setAttribute("y", 60 * corner[0]);
+  const outline = find("whole").querySelector(".frame");
+  outline.setAttribute("x", 60 * corner[1]);
+  outline.setAttribute("y", 60 * corner[0]);
   showPart();
 }
 
@@ -77,7 +77,7 @@ function showPart() {
 }
 
 /** The row and the column of an event in the grid of an element, 0.5 in the middle of the first cell. */
-function placeIn(element, event) {
+function positionIn(element, event) {
   const image = element.querySelector("svg"), point = new DOMPoint(event.clientX, event.clientY).matrixTransform(image.getScreenCTM().inverse());
   return [point.y / 60, point.x / 60];
 }
@@ -107,7 +107,7 @@ function onArrows(element, label, move) {
 
 // On the element around the picture, which stays while the picture is drawn anew.
 onDrag(find("whole"), (event) => {
-  const [row, column] = placeIn(find("whole"), event);
+  const [row, column] = positionIn(find("whole"), event);
   moveFrame(Math.round(row - SIDE / 2), Math.round(column - SIDE / 2));
 });
 onArrows(find("whole"), "picture", (down, right) => moveFrame(corner[0] + down, corner[1] + right));
@@ -204,7 +204,7 @@ function moveTo(row, column) {
 }
 
 onDrag(find("kernel-picture"), (event) => {
-  const [row, column] = placeIn(find("kernel-picture"), event);
+  const [row, column] = positionIn(find("kernel-picture"), event);
   moveTo(Math.floor(row - 0.5), Math.floor(column - 0.5));
 });
 onArrows(find("kernel-picture"), "picture", (down, right) => moveTo(at[0] + down, at[1] + right));
@@ -234,7 +234,7 @@ function showRelu() {
   const first = make("div", "grids", box("g5", RESULT, ...both("result", "결과")), sign(), box("g5", RECTIFIED, "ReLU"), sign(), box("g6", maxima(RECTIFIED), ...both("max pooling", "최대 풀링")));
   const other = make("div", "grids", box("g5", RESULT, ...both("result", "결과")), sign(), box("g6", maxima(RESULT), ...both("max pooling", "최대 풀링")), sign(), box("g6", maxima(RESULT).map((row) => row.map((value) => Math.max(value, 0))), "ReLU"));
   put("relu-figure", first, make("p", ""), other);
-  find("relu-figure").querySelectorAll("svg").forEach((image) => image.classList.add("zoom"));
+  find("relu-figure").querySelectorAll("svg").forEach(letEnlarge);
 }
 
 let chosenTile = [0, 0];
@@ -364,7 +364,8 @@ function showMaps() {
   put("stage-name", `${name}: ${shape.join(" × ")}`);
   find("tiles").style.setProperty("--across", maps > 40 ? 13 : maps > 20 ? 8 : 6);
   put("tiles", ...Array.from({ length: maps }, (_, channel) => {
-    const canvas = make("canvas", "zoom");
+    const canvas = make("canvas");
+    letEnlarge(canvas);
     paintMap(canvas, values, shape, channel, largest);
     return canvas;
   }));
@@ -454,7 +455,7 @@ function showLosses() {
   find("charts").style.setProperty("--across", across);
   put("charts", ...NETWORK.histories.map(({ name, rows, best }) => {
     const chart = lossChart(rows, best, NETWORK.top, { width: NARROW ? 560 : 1200 / across, height: count > 3 || NARROW ? 350 : 620 });
-    chart.classList.add("zoom");
+    letEnlarge(chart);
     return make("div", "", make("h3", "", name), chart);
   }));
   const name = NETWORK.overfitting;
@@ -509,12 +510,21 @@ function showIntervals() {
 
 const dialog = document.querySelector("dialog");
 
+/** Let a click, or Enter or Space while it has the focus, enlarge a picture. */
+function letEnlarge(element) {
+  element.classList.add("zoom");
+  element.tabIndex = 0;
+  element.setAttribute("role", "button");
+  if (element.matches("canvas")) element.setAttribute("aria-label", "picture");
+}
+
 function enlarge(element) {
   const inner = element.matches("svg, img, canvas") ? element : element.querySelector("svg");
   const copy = inner.cloneNode(true), caption = element.closest("li, .grids > div")?.querySelector("span, .label");
   if (inner.matches("canvas")) copy.getContext("2d").drawImage(inner, 0, 0);
-  copy.removeAttribute("style");
-  copy.removeAttribute("id");
+  for (const name of ["id", "style", "tabindex"]) copy.removeAttribute(name);
+  copy.setAttribute("role", "img");
+  copy.classList.remove("zoom");
   dialog.firstElementChild.replaceChildren(copy, make("p", "", ...(caption ? [caption.cloneNode(true)] : [])));
   dialog.showModal();
 }
@@ -524,6 +534,12 @@ document.addEventListener("click", ({ target }) => {
   if (target.closest("dialog")) dialog.close();
   else if (element) enlarge(element);
 });
+document.addEventListener("keydown", (event) => {
+  if (!["Enter", " "].includes(event.key) || !event.target.matches(".zoom")) return;
+  event.preventDefault();
+  enlarge(event.target);
+});
+document.querySelectorAll(".zoom").forEach(letEnlarge);
 
 // ---- Steps and language
 
@@ -569,7 +585,7 @@ function goesOn(step) {
 }
 
 document.addEventListener("keydown", (event) => {
-  const isPressed = event.key === " " && event.target.closest("button, a");
+  const isPressed = event.key === " " && event.target.closest("button, a, .zoom");
   if (!(event.key in KEYS) || dialog.open || isPressed || event.altKey || event.ctrlKey || event.metaKey) return;
   const step = event.shiftKey && event.key === " " ? -1 : KEYS[event.key];
   if (SCROLLING.includes(event.key) && goesOn(step)) return; // the browser scrolls

@@ -5,7 +5,6 @@ needs no server and no network; the network that `explain.model` names is in it 
 because everything in it is an output already, or code.
 """
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from mnistflow.commands import draw, report
+from mnistflow.commands import draw, pages, report
 from mnistflow.core import cli, files, params
+from mnistflow.core.errors import WorkflowError
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Description, Images, Split
 from mnistflow.evaluation import audit, predictions
@@ -43,10 +41,9 @@ class Networks(NamedTuple):
     """What the page needs of the trained networks."""
 
     explained: draw.Network
-    rates: dict[str, float]  # of its layers that drop numbers, by their names
-    dense: (
-        dict[str, Any] | None
-    )  # the first network of dense layers alone: its `name`, and `units` from input to output
+    rates: dict[str, float]  # of its dropout layers, by name
+    # The first model that has dense layers alone: its `name`, and its `units` from the input to the output.
+    dense: dict[str, Any] | None
 
 
 def samples(training: Split, classes: int) -> list[Images]:
@@ -70,7 +67,7 @@ def overfitting(histories: Mapping[str, Sequence[Epoch]]) -> str | None:
 
 
 def pools_before_relu(layers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The max poolings that stand right before ReLU. The book has ReLU first, which gives the same numbers."""
+    """The names of max pooling layers right before a ReLU. The book has ReLU first, which gives the same numbers."""
     pairs = pairwise(layers)
     return [
         one["name"]
@@ -81,8 +78,7 @@ def pools_before_relu(layers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def errors(evaluation: Predictions) -> list[dict[str, Any]]:
     """The first ERRORS of a model, the most confident first."""
-    classes, wrong = evaluation.classes, evaluation.errors
-    order = np.argsort(-evaluation.confidence[wrong], kind="stable")[:ERRORS]
+    classes, positions = evaluation.classes, evaluation.most_confident_errors(ERRORS)
     return [
         {
             "picture": report.picture(evaluation.error_images[position]),
@@ -90,7 +86,7 @@ def errors(evaluation: Predictions) -> list[dict[str, Any]]:
             "answer": classes[evaluation.predictions[index]],
             "confidence": float(evaluation.confidence[index]),
         }
-        for position, index in zip(order, wrong[order], strict=True)
+        for position, index in zip(positions, evaluation.errors[positions], strict=True)
     ]
 
 
@@ -142,11 +138,23 @@ def load(names: Sequence[str], explained: str) -> Networks:
         files.check_locked(path)
         model = archive.load(path)
         if name == explained:
-            network = draw.export(model)
+            network = export(model)
             rates = {layer.name: layer.rate for layer in model.layers if type(layer).__name__ == "Dropout"}
         if dense is None and (units := dense_units(model)):
             dense = {"name": name, "units": units}
     return Networks(network, rates, dense)
+
+
+def export(model: Any) -> draw.Network:
+    """The layers of the model that `explain.model` names, for the page.
+
+    Raises:
+        WorkflowError: there is a layer that the page can't compute.
+    """
+    try:
+        return draw.export(model)
+    except WorkflowError as error:
+        raise WorkflowError(f"{error} Or let explain.model in params.yaml name another model.") from error
 
 
 def dense_units(model: Any) -> list[int]:
@@ -209,12 +217,8 @@ def render(dataset: Description, networks: Networks) -> str:
         "overfitting": overfitting(histories),
         "top": results.loss_limit(histories.values()),
     }
-    here = Path(__file__).parent
-    environment = Environment(
-        autoescape=True, loader=FileSystemLoader(here), lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"percent": "{:.2%}".format, "count": "{:,.0f}".format}
-    return environment.get_template(TEMPLATE).render(
+    return pages.render(
+        TEMPLATE,
         facts=facts,
         name=settings.explain.model,
         selected=selected,
@@ -240,9 +244,9 @@ def render(dataset: Description, networks: Networks) -> str:
         errors=errors(evaluations[selected]),
         answer=audit.answer(audited),
         disputed=disputed(audited, evaluations, dataset.classes),
-        weights=base64.b64encode(networks.explained.weights.astype("<f4").tobytes()).decode(),
-        images=base64.b64encode(b"".join(image.tobytes() for _, image in firsts)).decode(),
-        scripts=[Markup((here / script).read_text(encoding="utf-8")) for script in SCRIPTS],  # noqa: S704  # our own
+        weights=pages.encode(networks.explained.weights.astype("<f4").tobytes()),
+        images=pages.encode(b"".join(image.tobytes() for _, image in firsts)),
+        scripts=pages.scripts(SCRIPTS),
     )
 
 

@@ -3,7 +3,7 @@
 A picture is prepared as data/preparation.py says, so that the network sees what it was trained on. An answer with less
 than SURE is shown as unsure: a network has an answer to everything, also to a picture of none of its classes.
 
-Exit status 0 if at least one picture was classified, surely or not; else 1.
+Exit status 0 if at least one picture was classified, also where the answer is unsure; else 1.
 """
 
 import argparse
@@ -47,21 +47,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a picture; without an image, the probabilities are empty."""
+    """A model's answer to a picture; where that has no image, the probabilities are empty."""
 
     picture: Picture
     classes: Sequence[str]
     probabilities: Probabilities  # (classes,)
 
-    def best(self, place: int) -> tuple[str, float]:
-        """The most probable class (place 0) or the runner-up (place 1), and its probability."""
-        label = np.argsort(-self.probabilities, kind="stable")[place]
+    def ranked(self, rank: int) -> tuple[str, float]:
+        """The most probable class (rank 0) or the runner-up (rank 1), and its probability."""
+        label = np.argsort(-self.probabilities, kind="stable")[rank]
         return self.classes[label], float(self.probabilities[label])
 
     @property
     def is_sure(self) -> bool:
         """Whether the answer should be believed."""
-        return self.best(0)[1] >= SURE
+        return self.ranked(0)[1] >= SURE
 
     @property
     def prepared(self) -> str:
@@ -73,7 +73,7 @@ class Answer:
         row = dict.fromkeys(COLUMNS) | {"file": _printable(self.picture.path)}
         if self.picture.image is None:
             return row | {"problem": self.picture.problem}
-        (best, probability), (second, rest) = self.best(0), self.best(1)
+        (best, probability), (second, rest) = self.ranked(0), self.ranked(1)
         values = (best, round(probability, 6), second, round(rest, 6), self.is_sure, self.prepared)
         return row | dict(zip(COLUMNS[1:-1], values, strict=True))
 
@@ -81,7 +81,7 @@ class Answer:
         """The answer as a row of the table: class, probability, runner-up, what was done or what is wrong."""
         if self.picture.image is None:
             return "-", "", "", self.picture.problem
-        (best, probability), (second, rest) = self.best(0), self.best(1)
+        (best, probability), (second, rest) = self.ranked(0), self.ranked(1)
         name = best if self.is_sure else f"{best}?"
         unsure = "" if self.is_sure else "unsure, it may be none of the classes; "
         return name, f"{probability:.2%}", f"{second} {rest:.2%}", unsure + self.prepared
@@ -95,18 +95,18 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """
     if not paths:
         raise WorkflowError("no picture is named; `make predict FILES='seven.png scans/'` takes a file and a folder.")
-    found = []
+    pictures = []
     for path in paths:
         if not path.exists():
             raise WorkflowError(f"{_printable(path)} is missing.")
         if not path.is_dir():
-            found.append(path)
+            pictures.append(path)
         for folder, folders, names in os.walk(path):  # nothing, where it is a file
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-    if not found:
+            pictures += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+    if not pictures:
         raise WorkflowError(f"{', '.join(map(_printable, paths))} holds no file.")
-    return found
+    return pictures
 
 
 def read(path: Path, dataset: Description) -> Picture:
@@ -155,7 +155,7 @@ def load(name: str) -> tuple[Any, Description]:
     dataset = arrays.describe()
     if is_ours:
         files.check_locked(path)
-    from mnistflow.training import archive  # TensorFlow takes seconds to import, so mistakes are looked for before
+    from mnistflow.training import archive  # its import of TensorFlow takes seconds, so it comes after the checks
 
     try:
         model = archive.load(path)  # in Keras' safe mode, which runs no code that the file holds
@@ -211,7 +211,7 @@ def draw(shown: Sequence[Answer], path: Path, count: int) -> None:
     words = []
     for answer in shown:
         first, second = np.argsort(-answer.probabilities, kind="stable")[:2]
-        (_, best), (_, rest) = answer.best(0), answer.best(1)
+        (_, best), (_, rest) = answer.ranked(0), answer.ranked(1)
         name = style.shorten(_printable(Path(answer.picture.path.name)), 17)
         mark = "" if answer.is_sure else "?"
         words.append(f"{name}\n{names[first]}{mark}  {best:.1%}\nthen {names[second]}  {rest:.1%}")

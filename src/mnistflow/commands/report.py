@@ -5,7 +5,6 @@ needs no network and runs no script. DVC does not track it, because it names the
 its models.
 """
 
-import base64
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from ruamel.yaml import YAML
 
-from mnistflow.commands import repro
+from mnistflow.commands import pages, repro
 from mnistflow.commands.git import git
 from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError, without_password
@@ -118,7 +116,7 @@ def picture(image: Images, most: int = PIXELS) -> str:
 
 
 def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f"data:image/png;base64,{pages.encode(png)}"
 
 
 def most_confident_errors(evaluation: Predictions) -> list[dict[str, Any]]:
@@ -285,15 +283,8 @@ def render() -> str:
     data = {str(arrays.DATA / part) for part in arrays.PARTS} | {str(files.RAW)}
     models = {str(files.MODELS / name / "model.keras") for name in names}
     general = settings.model_dump(exclude={"models"})
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"percent": "{:.2%}".format, "count": "{:,.0f}".format}
-    return environment.get_template(TEMPLATE).render(
+    return pages.render(
+        TEMPLATE,
         names=names,
         selected=settings.evaluate.model,
         explained=settings.explain.model,

@@ -25,7 +25,7 @@ from mnistflow.core.params import PARAMS
 from mnistflow.core.processes import child, started_by
 from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
-from mnistflow.tracking import mark
+from mnistflow.tracking import status
 
 # In .cache: params.yaml as it was before DATASET changed it, and as DATASET made it.
 OWN, MADE = "params.own.yaml", "params.made.yaml"
@@ -40,7 +40,7 @@ def main(dataset: str = "") -> None:
         mend_rwlock()
         with chosen(dataset) as own:
             run_pipeline(lock)
-        if not mark.is_up_to_date():
+        if not status.is_up_to_date():
             record()
     print()
     print("\n".join(comparison()))
@@ -202,9 +202,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment for DVC: it runs stages by $SHELL, which may have another syntax.
+    """The environment for DVC. It runs stages by $SHELL, so that is /bin/sh here: others may have another syntax.
 
-    Git is kept from it: it would want a repository, and advise to commit dvc.lock alone.
+    Git is hidden from DVC, which would need a repository, and would advise to commit dvc.lock alone.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc.yaml says `python`
     without_git = str(Path(".dvc/without-git").resolve())

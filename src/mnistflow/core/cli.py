@@ -20,26 +20,26 @@ os.environ["MPLBACKEND"] = "agg"
 INTERRUPTED = threading.Event()
 
 
-def run(main: Callable[..., None], *given: Any) -> None:
+def run(main: Callable[..., None], *arguments: Any) -> None:
     """Call `main` with the command line's arguments, each converted by its annotation (str or Path), and exit.
 
-    A command that has options reads its command line itself, and gives here what `main` takes.
+    A command that has options reads its command line itself, and passes on the `arguments` of `main`.
 
     Exit status 0 on success, 1 with one sentence on standard error for a WorkflowError or a file that can't be read or
-    written, 2 for a wrong number of arguments, 130 after Ctrl-C, or SIGTERM as `kill` and `docker
-    stop` send it. Any other exception is a bug and keeps its traceback.
+    written, 2 for a wrong number of arguments, 130 after Ctrl-C or after SIGTERM, which `kill` and
+    `docker stop` send. Any other exception is a bug and keeps its traceback.
     """
     # Python's garbage collector would go through the million objects of TensorFlow and MLflow again and again while
     # they are imported, and once more at the end: a process of both took 5.3 s, and takes 3.1.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
-    arguments = given or _arguments(main)
+    values = arguments or _arguments(main)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        main(*arguments)
+        main(*values)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
     except Exception as error:
@@ -83,7 +83,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    if not INTERRUPTED.is_set():  # a process may get it from more than one, or after Ctrl-C: it is ending already
+    if not INTERRUPTED.is_set():  # a second signal must not disturb the ending that the first one began
         _interrupt(number, frame)
 
 

@@ -18,6 +18,7 @@ RAW, OVERVIEW = Path("data/raw"), Path("data/overview")
 MODELS = Path("models")  # models/MODEL/: model.keras, history.csv, training.json, summary.txt
 EVALUATION = Path("evaluation")  # evaluation/MODEL/: predictions.csv, errors.npy, occlusion.npy, report.json
 METRICS, PLOTS, INSIDE = Path("metrics"), Path("plots"), Path("inside")
+SELECTED = METRICS / "selected.json"  # the metrics of the selected model
 ROBUSTNESS = METRICS / "robustness"  # MODEL.csv
 LOCK = Path("dvc.lock")
 
@@ -42,7 +43,7 @@ def cache() -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name a file in errors of the block that name none, as that of a full disk."""
+    """Add the file's name to an error of the block that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:

@@ -132,10 +132,10 @@ class Settings(Section):
         }
         missing = {key: name for key, name in chosen.items() if name not in self.models}
         if missing:
-            found = " and ".join(f"{key} is {name!r}" for key, name in missing.items())
+            mistakes = " and ".join(f"{key} is {name!r}" for key, name in missing.items())
             name = next(iter(missing.values()))
             advice = f"set {'it' if len(missing) == 1 else 'each'} to one that it has;{nearest(name, self.models)}"
-            raise ValueError(f"{found}, but models has no section of that name: {advice}")
+            raise ValueError(f"{mistakes}, but models has no section of that name: {advice}")
         return self
 
     def model_names(self) -> list[str]:
@@ -239,11 +239,11 @@ def _sentence(key: tuple[str, ...], details: list[Any], kind: type[Section]) -> 
     if first["type"] == "missing":
         return f"{name} is missing; add it"
     expected = " or ".join(dict.fromkeys(_expected(detail, kind, key) for detail in details))
-    return f"{name or 'it'} is {_found(first['input'])}; {expected} is expected"
+    return f"{name or 'it'} is {_in_words(first['input'])}; {expected} is expected"
 
 
-def _found(value: Any) -> str:
-    """What stands in a settings file, in words."""
+def _in_words(value: Any) -> str:
+    """A value of a settings file, as a message names it."""
     if value is None or value in ({}, []):
         return "empty"
     if isinstance(value, dict):
@@ -277,7 +277,7 @@ def _expected(detail: Any, kind: type[Section], key: tuple[str, ...]) -> str:
         "literal_error": "{expected}",
     }
     if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
-        return f'a text, as "{_found(detail["input"])}",'
+        return f'a text, as "{_in_words(detail["input"])}",'
     if detail["type"] == "model_type":
         return f"a section with the keys {', '.join(_section(kind, key)['required'])}"
     if detail["type"] == "string_pattern_mismatch":

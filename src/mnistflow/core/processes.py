@@ -10,9 +10,9 @@ import psutil
 
 @contextmanager
 def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that works while the block does; with the block, it ends, and all that it started.
+    """Start a process for the time of the block. At the block's end, it is stopped with all that it started.
 
-    A terminal's Ctrl-C reaches all of them by itself; SIGTERM, as of `kill` and `docker stop`, reaches one.
+    A terminal sends Ctrl-C to all of them. SIGTERM, as of `kill` and `docker stop`, reaches one alone.
     """
     with subprocess.Popen(command, **options) as process:
         try:

@@ -1,4 +1,4 @@
-"""The background colour of images. A module of its own: the stages evaluate, robustness and plot depend on it alone."""
+"""The background colour of images. On its own, because `evaluate` and `plot` need it without the rest of data/."""
 
 import numpy as np
 import numpy.typing as npt

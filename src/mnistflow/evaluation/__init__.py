@@ -1,1 +1,1 @@
-"""Predictions of the test set -> metrics, intervals, comparisons. Light: nothing here imports TensorFlow or MLflow."""
+"""Metrics, comparisons and robustness, from predictions of the test set. Nothing here imports TensorFlow or MLflow."""

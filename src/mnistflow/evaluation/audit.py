@@ -1,7 +1,6 @@
-"""Whose mistake is it? The models' errors against each other and against the labels that people dispute.
+"""The models' errors compared with each other, and with the labels that people dispute.
 
-A textbook says that 100% is out of reach because the test set holds unreadable digits; `answer` holds that against the
-numbers.
+The book says that 100% is out of reach because the test set holds unreadable digits. `answer` checks that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,16 @@ from mnistflow.evaluation.predictions import Predictions
 
 
 def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -> dict[str, Any]:
-    """How many of each model's errors are on disputed labels, shared by all models, or made by no other model.
+    """Count the errors on disputed labels, those that all models share, and those that one model makes alone.
 
     Args:
         evaluations: the models' predictions of the same test set, by name.
         disputes: the labels that people dispute; empty where nobody has asked people.
 
     Returns:
-        `images`, their number; `models`, for each its `errors` and how many of them are `disputed` and its own
-        `alone`; `wrong_by_any`, a number; `wrong_by_all` and `disputed`, a row per image; `verdict`, in words.
+        `images`, their number; `models`, for each its number of `errors`, of those on `disputed` labels, and of those
+        that it makes `alone`; `wrong_by_any`, a number; `wrong_by_all` and `disputed`, a row per image; `verdict`, in
+        words.
         Where there are several models and no disputes, `wrong_by_all` begins with the images on whose other class the
         models agree most surely: candidates for wrong labels.
 
@@ -40,9 +40,9 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
                 f"here, and {dispute.label} in the list; correct `disputed` in that entry."
             )
     wrong = np.array([each.predictions != labels for each in evaluations.values()])  # (models, images)
-    alone = wrong.sum(axis=0) == 1
-    listed = np.zeros(len(labels), bool)
-    listed[[dispute.image for dispute in disputes]] = True
+    is_alone = wrong.sum(axis=0) == 1
+    is_disputed = np.zeros(len(labels), bool)
+    is_disputed[[dispute.image for dispute in disputes]] = True
 
     def row(index: int) -> dict[str, Any]:
         predictions = {name: int(each.predictions[index]) for name, each in evaluations.items()}
@@ -55,8 +55,8 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
         "models": {
             name: {
                 "errors": int(errors.sum()),
-                "disputed": int((errors & listed).sum()),
-                "alone": int((errors & alone).sum()),
+                "disputed": int((errors & is_disputed).sum()),
+                "alone": int((errors & is_alone).sum()),
             }
             for name, errors in zip(evaluations, wrong, strict=True)
         },
@@ -77,19 +77,19 @@ def audit(evaluations: Mapping[str, Predictions], disputes: Sequence[Dispute]) -
 
 
 def _certainty(row: Mapping[str, Any]) -> tuple[bool, float, int]:
-    """Sorts images first on which all models agree, the surest first."""
+    """A sort key: first the images on which all models agree, and of these the most confident first."""
     return len(set(row["predictions"].values())) > 1, -row["confidence"], row["index"]
 
 
 class Answer(NamedTuple):
-    """Is the book right that the test set's labels are what stands between a model and 100%?"""
+    """Whether the book is right that no model can reach 100%, because of the test set's labels."""
 
     word: str  # Yes, Mostly, In small part, Not here, No
     model: str  # the one with the fewest errors
-    errors: int  # its
-    undisputed: int  # its errors on labels that nobody disputes
-    disputed: int  # labels
-    otherwise: int  # disputed labels in whose image most people see the same other class
+    errors: int  # of that model
+    undisputed: int  # of these, those on labels that nobody disputes
+    disputed: int  # labels in the test set
+    for_other: int  # of these, those where most people see one other class
 
 
 def answer(audited: Mapping[str, Any]) -> Answer | None:
@@ -97,15 +97,15 @@ def answer(audited: Mapping[str, Any]) -> Answer | None:
     if not audited["disputed"]:
         return None
     model = min(audited["models"], key=lambda name: (audited["models"][name]["errors"], name))
-    errors, listed = audited["models"][model]["errors"], audited["models"][model]["disputed"]
+    errors, on_disputed = audited["models"][model]["errors"], audited["models"][model]["disputed"]
     if not errors:
         word = "No"
-    elif listed == errors:
+    elif on_disputed == errors:
         word = "Yes"
     else:
-        word = "Mostly" if 2 * listed >= errors else "In small part" if listed else "Not here"
-    otherwise = sum(row["for_other"] > PEOPLE / 2 for row in audited["disputed"])
-    return Answer(word, model, errors, errors - listed, len(audited["disputed"]), otherwise)
+        word = "Mostly" if 2 * on_disputed >= errors else "In small part" if on_disputed else "Not here"
+    for_other = sum(row["for_other"] > PEOPLE / 2 for row in audited["disputed"])
+    return Answer(word, model, errors, errors - on_disputed, len(audited["disputed"]), for_other)
 
 
 def verdict(audited: Mapping[str, Any]) -> str:
@@ -119,12 +119,12 @@ def verdict(audited: Mapping[str, Any]) -> str:
         )
     if not result.errors:
         return f"{result.word}. {result.model} classifies all {images:,} test images as they are labelled."
-    without_majority = result.disputed - result.otherwise
+    without_majority = result.disputed - result.for_other
     return (
-        f"{result.word}. People dispute {result.disputed} of {images:,} labels: in {result.otherwise} of these images, "
+        f"{result.word}. People dispute {result.disputed} of {images:,} labels: in {result.for_other} of these images, "
         f"most people see another class than the label, and in the other {without_majority} they agree on none. "
         f"A model that answers as they do is right on {1 - result.disputed / images:.2%} to "
-        f"{1 - result.otherwise / images:.2%}. {result.model} is right on {1 - result.errors / images:.2%}, and "
+        f"{1 - result.for_other / images:.2%}. {result.model} is right on {1 - result.errors / images:.2%}, and "
         f"{result.undisputed} of its {result.errors} errors are on labels that nobody disputes."
     )
 

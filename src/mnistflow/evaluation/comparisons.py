@@ -1,4 +1,4 @@
-"""Models against each other on the same test images."""
+"""Two models compared on the same test images, and all models in a table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,12 +12,12 @@ from mnistflow.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against a baseline on the same test images."""
+    """A model compared with a baseline on the same test images."""
 
     gain: float  # accuracy of the model minus accuracy of the baseline
     fixed: int  # images that only the baseline gets wrong
     introduced: int  # images that only the model gets wrong
-    mcnemar_p: float  # probability of so uneven a pair of counts, were both equally likely to err
+    mcnemar_p: float  # the probability of counts as uneven or more, if both models were equally good
 
     def __str__(self) -> str:
         """The comparison in words."""
@@ -28,7 +28,7 @@ class Comparison:
 
 
 def compare(labels: Labels, baseline: npt.NDArray[Any], model: npt.NDArray[Any]) -> Comparison:
-    """Two models' predictions of the same images, with McNemar's exact test (McNemar 1947)."""
+    """Compare two models' predictions of the same images, by McNemar's exact test (McNemar 1947)."""
     from scipy.stats import binomtest
 
     baseline_correct, model_correct = baseline == labels, model == labels
@@ -39,7 +39,7 @@ def compare(labels: Labels, baseline: npt.NDArray[Any], model: npt.NDArray[Any])
 
 
 def pairs(evaluations: Mapping[str, Predictions], baseline: str, selected: str) -> list[dict[str, Any]]:
-    """Each model against the baseline, and each other model against the selected one, as rows of comparison.json."""
+    """The rows of comparison.json: each model compared with the baseline, and with the selected model."""
     compared = [(name, baseline) for name in evaluations if name != baseline]
     if selected != baseline:
         compared += [(name, selected) for name in evaluations if name not in (baseline, selected)]

@@ -1,4 +1,4 @@
-"""Images -> the same images, harder to read: seven kinds of corruption, three strengths each.
+"""Corrupted images, which are harder to read: seven kinds of corruption, at three strengths each.
 
 After MNIST-C (N. Mu and J. Gilmer 2019, arXiv:1906.02337) and the severities of D. Hendrycks and T. Dietterich (2019,
 arXiv:1903.12261). Lengths are shares of an image's shorter side, so that one table serves images of any size. What
@@ -26,7 +26,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of corruption: what does it, how strongly, and a strength in words."""
+    """A kind of corruption: the function, its three strengths, and a template for a strength in words."""
 
     apply: Callable[[Pixels, float, Random], Pixels]
     strengths: tuple[float, float, float]
@@ -40,7 +40,7 @@ class Family:
 def corrupted(images: Images, family: str, level: int, part: int = 0) -> Images:
     """Copies of the images, corrupted by a family of FAMILIES at level 1, 2 or 3.
 
-    The same arguments give the same bytes. An image gets the same direction, place or noise at each level. `part` is
+    The same arguments give the same bytes. An image gets the same direction, position or noise at each level. `part` is
     the number of this batch, where the images of a data set come in several.
     """
     chosen = FAMILIES[family]
@@ -116,11 +116,11 @@ def moved(
     sine, cosine = np.sin(angle) / size, np.cos(angle) / size
     index = np.broadcast_to(np.arange(count, dtype=float)[:, np.newaxis, np.newaxis], (count, height, width))
     # Where each pixel comes from.
-    places = [index, cosine * y - sine * x + (height - 1) / 2, sine * y + cosine * x + (width - 1) / 2]
-    behind = background(pixels)
-    above = pixels - behind  # so that zeros from outside are the background
-    sampled = [ndimage.map_coordinates(above[..., channel], places, order=1) for channel in range(channels)]
-    return np.stack(sampled, axis=-1) + behind
+    coordinates = [index, cosine * y - sine * x + (height - 1) / 2, sine * y + cosine * x + (width - 1) / 2]
+    colour = background(pixels)
+    difference = pixels - colour  # zeros, which come in from outside, are then the background
+    sampled = [ndimage.map_coordinates(difference[..., channel], coordinates, order=1) for channel in range(channels)]
+    return np.stack(sampled, axis=-1) + colour
 
 
 FAMILIES = {

@@ -11,13 +11,13 @@ from mnistflow.core.files import EVALUATION, METRICS, MODELS, ROBUSTNESS, is_cac
 
 
 def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
-    """Delete the outputs of models that are not among `names`, where DVC's cache has them; name the others.
+    """Delete the outputs of models that are not among `names`.
 
-    `reserved` are the names of files in metrics/ that are no model's.
+    A folder that DVC's cache does not have stays, and is named. `reserved` are the names of files in metrics/ that
+    belong to no model.
     """
-    known = {path: md5_of.is_file() and is_cached(md5(md5_of)) for path, md5_of in _leftovers(names).items()}
-    for folder, has_copy in known.items():
-        if has_copy:
+    for folder, file in _leftovers(names).items():
+        if file.is_file() and is_cached(md5(file)):
             shutil.rmtree(folder)
             print(f"{folder}: deleted, because params.yaml has no such model; DVC's cache still has it")
         else:
@@ -28,11 +28,11 @@ def clean(names: Sequence[str], reserved: Sequence[str]) -> None:
 
 
 def _leftovers(names: Sequence[str]) -> dict[Path, Path]:
-    """The folders of other models, each with a file whose hash tells whether DVC made it."""
-    marks = {MODELS: "model.keras", EVALUATION: "report.json"}
+    """The folders of models that are not among `names`, each with the file that is looked for in DVC's cache."""
+    files = {MODELS: "model.keras", EVALUATION: "report.json"}
     return {
-        folder: folder / mark
-        for parent, mark in marks.items()
+        folder: folder / file
+        for parent, file in files.items()
         for folder in sorted(parent.glob("*"))
         if folder.is_dir() and folder.name not in names
     }

@@ -1,13 +1,15 @@
-"""Probabilities and labels -> metrics, with their intervals."""
+"""Metrics of a model, from its probabilities and the labels."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnistflow.data.arrays import Labels
+from mnistflow.data.arrays import Images, Labels
 
 Probabilities = npt.NDArray[np.float32]  # (n, classes), each row adds up to 1
+Predict = Callable[[Images], Probabilities]
 
 
 def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float]:

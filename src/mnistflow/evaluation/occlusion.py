@@ -4,7 +4,6 @@ Occlusion sensitivity (M. Zeiler and R. Fergus 2014, arXiv:1311.2901): a square 
 another, and the model answers each time. Nothing but its answers is needed, so this works for every network.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,24 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.data.arrays import Images, Labels
 from mnistflow.data.background import background
 from mnistflow.evaluation import predictions
+from mnistflow.evaluation.metrics import Predict
 from mnistflow.evaluation.predictions import Predictions
 
 Evidence = npt.NDArray[np.float32]  # (n, height, width), in nats
-Predict = Callable[[Images], npt.NDArray[np.float32]]  # images -> probabilities (n, classes)
 
 FILE = "occlusion.npy"
 MOST = 20  # images: the most confident errors
 SIDE = 0.2  # of the square, as a share of the image's shorter side
-LEAST = 1e-7  # a probability below counts as this one, as in the loss
+LEAST = 1e-7  # a lower probability counts as this, as in the loss
 PIXELS = 2**23  # in one call of the model: what is in memory at a time
 
 
 def of_errors(predict: Predict, evaluation: Predictions) -> Evidence:
-    """The `evidence` in the MOST most confident errors of an evaluation, the surest first."""
+    """The `evidence` in the first MOST errors of an evaluation, the most confident first."""
     positions = evaluation.most_confident_errors(MOST)
     indices = evaluation.errors[positions]
-    labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
-    return evidence(predict, evaluation.error_images[positions], labels, predictions)
+    images, labels = evaluation.error_images[positions], evaluation.labels[indices]
+    return evidence(predict, images, labels, evaluation.predictions[indices])
 
 
 def evidence(predict: Predict, images: Images, labels: Labels, predictions: Labels) -> Evidence:
@@ -70,14 +69,14 @@ def _changes(
 ) -> npt.NDArray[np.float32]:
     """By how much the log-odds fall when each of the windows is painted over: (n, windows)."""
     colours = images.reshape(*images.shape[:3], -1)
-    behind = np.rint(background(colours)).astype(np.uint8)
+    paint = np.rint(background(colours)).astype(np.uint8)
     painted = np.repeat(colours[:, np.newaxis], 1 + len(windows), axis=1)  # the first stays as it is
     for index, (rows, columns) in enumerate(windows, start=1):
-        painted[:, index, rows, columns] = behind
+        painted[:, index, rows, columns] = paint
     probabilities = predict(painted.reshape(-1, *images.shape[1:])).reshape(len(images), 1 + len(windows), -1)
     logarithms = np.log(probabilities.clip(min=LEAST))
-    each = np.arange(len(images))
-    odds = logarithms[each, :, predictions] - logarithms[each, :, labels]
+    each_image = np.arange(len(images))
+    odds = logarithms[each_image, :, predictions] - logarithms[each_image, :, labels]
     return np.asarray(odds[:, :1] - odds[:, 1:])
 
 
@@ -96,7 +95,7 @@ def write(folder: Path, predict: Predict) -> None:
 
 
 def read(folder: Path) -> Evidence:
-    """The evidence in the most confident errors of an evaluation, the surest first.
+    """The evidence in the errors of an evaluation, the most confident first, as `write` wrote it.
 
     Raises:
         WorkflowError: the file is missing or damaged.

@@ -18,7 +18,7 @@ from mnistflow.evaluation.metrics import Probabilities
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's predictions of the test set."""
+    """A model's predictions of the test set, and its report."""
 
     labels: Labels  # (n,)
     predictions: Labels  # (n,)

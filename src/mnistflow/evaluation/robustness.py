@@ -14,8 +14,7 @@ from mnistflow.core.files import ROBUSTNESS
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Images, Split
 from mnistflow.evaluation.corruptions import FAMILIES, SEED, corrupted
-
-Predict = Callable[[Images], npt.NDArray[np.float32]]  # images -> probabilities (n, classes)
+from mnistflow.evaluation.metrics import Predict
 
 IMAGES = 1000  # of the test set: all of MNIST's 10,000 would take ten times as long, a minute for a large network
 PIXELS = 2**22  # that are corrupted at a time
@@ -25,7 +24,7 @@ CLEAN = "none"
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies on the same test images: as they are, and by family at level 1, 2 and 3."""
+    """Accuracies on the same test images: uncorrupted, and by kind of corruption at level 1, 2 and 3."""
 
     images: int
     clean: float

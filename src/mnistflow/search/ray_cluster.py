@@ -24,7 +24,7 @@ from mnistflow.core.errors import WorkflowError
 from mnistflow.search import plans, trials
 from mnistflow.search.plans import Plan, Trial
 from mnistflow.search.space import Resources
-from mnistflow.tracking.mark import address as store_address
+from mnistflow.tracking.status import address as store_address
 
 FORWARDED = ("MLFLOW_", "MNISTFLOW_", "KERAS_", "TF_")  # environment variables that workers get
 # Ray reads these when it is imported, in this process and in its workers.

@@ -74,7 +74,7 @@ def download(address: str, folder: Path) -> Path:
 
 
 def installed(*packages: str) -> list[str]:
-    """Those of the packages that are installed, as NAME==VERSION."""
+    """The packages of this list that are installed, as NAME==VERSION."""
     requirements = []
     for name in packages:
         with suppress(metadata.PackageNotFoundError):

@@ -6,7 +6,7 @@ Stages log while they work. Where DVC skipped a stage, or the store did not answ
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import EVALUATION, MODELS, check_locked
-from mnistflow.tracking import mark, runs, store
+from mnistflow.tracking import runs, status, store
 from mnistflow.training import state
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         runs.log_evaluation(name)
     state.delete_finished()
     runs.delete_abandoned()
-    mark.write()
+    status.write()
 
 
 if __name__ == "__main__":

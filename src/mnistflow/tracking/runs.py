@@ -1,4 +1,4 @@
-"""The runs in MLflow: one per training, found again by the hash of the model that it trained.
+"""The runs in MLflow: one for each training, found by the hash of the trained model.
 
 A run is written while its training goes on. A store that does not answer costs a warning, never a training: `record`
 writes the run from the pipeline's outputs afterwards.
@@ -39,7 +39,7 @@ MODEL_MD5 = "model_md5"  # the tag by which a run is found; the last that a trai
 # Finds the run of a training that was interrupted. MLflow's pages hide tags with this prefix.
 TRAINING_ID = "mlflow.mnistflow.training"
 FILE = "run.json"
-DAYS = 30  # after which an interrupted training is taken for abandoned
+DAYS = 30  # after which an interrupted training counts as abandoned
 EXAMPLES = 2  # images of a logged model's input example
 
 
@@ -50,15 +50,15 @@ def now() -> int:
 
 @dataclass
 class TrainingRecord:
-    """What a run holds that the pipeline's outputs do not: its ID and its times. A file beside the training's state."""
+    """What a run holds and the pipeline's outputs do not: its ID, its times. Stored beside the training's state."""
 
-    details: dict[str, Any]  # what training.json says, as far as it is known
+    details: dict[str, Any]  # the content of training.json, which is incomplete during the training
     tags: dict[str, str]
     name: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)  # the value of TRAINING_ID
     started: int = field(default_factory=now)
     ended: int | None = None
-    epochs: list[tuple[int, float]] = field(default_factory=list)  # of each, when it ended and its seconds
+    epochs: list[tuple[int, float]] = field(default_factory=list)  # for each, when it ended (as `now`), and its seconds
     seconds: float | None = None  # of the whole training
     model_md5: str | None = None
 
@@ -75,7 +75,7 @@ def read_record(path: Path) -> TrainingRecord | None:
 
 
 class LiveRun:
-    """The run of a training that goes on. Once the store did not answer, nothing more is logged."""
+    """The run of a training, logged while it goes on. When the store does not answer, nothing more is logged."""
 
     def __init__(self, path: Path, record: TrainingRecord) -> None:
         """Begin the run of the training whose record is the file at `path`, or go on with it."""
@@ -84,11 +84,11 @@ class LiveRun:
         self.record.write(path)  # first: no crash may leave a run that nothing leads to
         self._is_lost = False
         self._logged_epochs = 0
-        self._try(self._begin)
+        self._try(self._start)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         store.connect()
-        self._run_id = _begin(self.record)
+        self._run_id = _create_or_resume(self.record)
         # This also logs system metrics, where MLflow's variable asks for them. Nested, because an earlier training of
         # this process may have lost its store, and left its run active.
         mlflow.start_run(run_id=self._run_id, nested=True)
@@ -142,16 +142,16 @@ def training(
 
     Args:
         path: the file for its record, beside the training's state.
-        details: what training.json will say, as far as it is known.
+        details: the content of training.json that is known before the training.
         name: the run's; by default, the model's, and in brackets that of the DVC experiment.
-        tags: further ones.
+        tags: more tags for the run.
     """
-    every = {**provenance.tags(details["model"]), **(tags or {})}
-    experiment = every.get(provenance.EXPERIMENT)
+    all_tags = {**provenance.tags(details["model"]), **(tags or {})}
+    experiment = all_tags.get(provenance.EXPERIMENT)
     name = name or (f"{details['model']} ({experiment})" if experiment else details["model"])
     store.name_user()
     # MLflow's own tags: the user, the script.
-    run = LiveRun(path, TrainingRecord(dict(details), dict(resolve_tags(every)), name))
+    run = LiveRun(path, TrainingRecord(dict(details), dict(resolve_tags(all_tags)), name))
     try:
         yield run
     except BaseException as error:
@@ -163,10 +163,9 @@ def training(
     run.end("FINISHED")
 
 
-def _begin(record: TrainingRecord) -> str:
+def _create_or_resume(record: TrainingRecord) -> str:
     """The ID of the training's run: the one that it had, or a new one."""
-    search = f"tags.`{TRAINING_ID}` = '{record.id}'"
-    runs = _search(search)
+    runs = _search(f"tags.`{TRAINING_ID}` = '{record.id}'")
     if runs:
         run_id = str(runs[0].info.run_id)
         client().update_run(run_id, "RUNNING")
@@ -264,7 +263,7 @@ def _search(condition: str) -> list[Run]:
 
 
 def of_model(model_md5: str) -> list[Run]:
-    """The runs that came to the model with this hash, the newest first: a repeated training comes to the same."""
+    """The runs that trained the model with this hash, the newest first: a repeated training makes the same model."""
     return _search(f"tags.{MODEL_MD5} = '{model_md5}'")
 
 
@@ -308,7 +307,7 @@ def _log_evaluation(
     dataset: arrays.Description,
     times: Mapping[str, float],
 ) -> None:
-    """Through a client: the run has ended and stays so, its duration that of its training."""
+    """Log an evaluation to an ended run, which stays ended: its duration is that of its training."""
     run_id, name = run.info.run_id, run.data.tags["model"]
     client().log_artifacts(run_id, str(evaluated), "evaluation")
     matrix = metrics.confusion_matrix(evaluation.labels, evaluation.predictions, len(evaluation.classes))
@@ -326,8 +325,8 @@ def _log_evaluation(
     # Last, because by these a run counts as evaluated.
     values = {**evaluation.metrics, **times}
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-    of = (model_id, details["dataset"], digest[:16])  # for the page of the logged model
-    test = [Metric(f"test/{key}", value, now(), 0, *of) for key, value in numbers.items() if key not in details]
+    source = (model_id, details["dataset"], digest[:16])  # for the page of the logged model
+    test = [Metric(f"test/{key}", value, now(), 0, *source) for key, value in numbers.items() if key not in details]
     client().log_batch(run_id, test)
 
 
@@ -362,7 +361,7 @@ def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example
         record = TrainingRecord(details, dict(tags), details["model"], model_md5=model_md5, ended=now())
         record.id = model_md5  # if this is killed, the next attempt goes on in the same run
         record.epochs = [(now(), 0.0)] * len(rows)
-    run_id = _begin(record)
+    run_id = _create_or_resume(record)
     _log_epochs(run_id, rows, record.epochs, len(client().get_metric_history(run_id, "val_loss")))
     _log_outputs(run_id, record, trained, dataset, example)
     _end(run_id, record, "FINISHED", None)
@@ -380,7 +379,7 @@ def records() -> Iterator[tuple[Path, TrainingRecord]]:
 
 
 def close_interrupted() -> None:
-    """Mark as KILLED the runs of interrupted trainings at which no process works."""
+    """Mark the runs of interrupted trainings as KILLED, unless a process works on them."""
     for path, record in records():
         with suppress(Timeout), FileLock(f"{path.parent}.lock", blocking=False):
             for run in _search(f"tags.`{TRAINING_ID}` = '{record.id}' and attributes.status = 'RUNNING'"):
@@ -389,7 +388,7 @@ def close_interrupted() -> None:
 
 
 def delete_abandoned() -> None:
-    """Delete what interrupted trainings would go on from, where nobody went on for DAYS: other settings were chosen."""
+    """Delete the state of interrupted trainings that were not continued for DAYS."""
     oldest = time.time() - DAYS * 86_400
     for path in [path.parent for path, _ in records()]:
         with suppress(FileNotFoundError, Timeout), FileLock(f"{path}.lock", blocking=False) as lock:
@@ -399,7 +398,7 @@ def delete_abandoned() -> None:
 
 
 def attach(page: Path, model_md5: str) -> None:
-    """Put a file on the run that trained the model with this hash, in the place of an earlier one of its name.
+    """Log a file to the run that trained the model with this hash. It replaces an earlier file of the same name.
 
     Raises:
         WorkflowError: the store has no such run.

@@ -33,7 +33,7 @@ class Refusal(MlflowException):  # type: ignore[misc]
 
 
 class Classifier:
-    """A Keras model with MLflow's generic interface."""
+    """A Keras model behind MLflow's generic interface; it checks and prepares its input."""
 
     def __init__(self, model: Any, dataset: dict[str, Any]) -> None:
         """`dataset` describes what the model was trained on, as data/dataset.json does."""

@@ -16,7 +16,7 @@ from typing import Any
 # MLflow reports its use over the network unless told otherwise before it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# By default, it asks a server that is down seven times, in four minutes.
+# By default, MLflow asks a server that is down seven times, which takes four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
 
@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.core.files import replacing, root
 from mnistflow.tracking import descriptions
-from mnistflow.tracking.mark import address
+from mnistflow.tracking.status import address
 
 EXPERIMENT = "mnistflow"
 # Beside mlflow.db. A relative address, so that the record survives when the folder moves.

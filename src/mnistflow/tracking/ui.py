@@ -11,7 +11,7 @@ from mnistflow.core import cli
 from mnistflow.core.errors import WorkflowError, without_password
 from mnistflow.core.processes import child
 from mnistflow.tracking import store
-from mnistflow.tracking.mark import address
+from mnistflow.tracking.status import address
 
 # The pages for trained models rather than those for language models, with the view of descriptions.py.
 PAGE = "/#/experiments/{}/runs?workflowType=machine_learning&viewStateShareKey=results"

@@ -1,4 +1,4 @@
-"""A trained network as a file whose bytes depend on the network alone, and back."""
+"""Write and read trained networks as Keras archives. The bytes depend on the network alone."""
 
 import json
 import zlib
@@ -43,7 +43,7 @@ def load(path: Path) -> Any:
     """The model in the Keras archive `path`, for prediction.
 
     Raises:
-        WorkflowError: missing or damaged.
+        WorkflowError: the file is missing or damaged.
     """
     if not path.is_file():
         raise WorkflowError(f"{path} is missing; `dvc repro` makes it.")

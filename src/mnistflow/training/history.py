@@ -37,10 +37,10 @@ def write(path: Path, history: Sequence[Epoch]) -> None:
 
 
 def read(path: Path) -> list[Epoch]:
-    """The rows that `write` wrote.
+    """The rows of a file that `write` wrote.
 
     Raises:
-        WorkflowError: missing or damaged.
+        WorkflowError: the file is missing or damaged.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from, and the folder that holds it.
+"""The state from which an interrupted training goes on, and the folder that holds it.
 
 DVC deletes a stage's outputs before it runs, so the folder lies outside of them, in .cache/training. It stays until
 dvc.lock lists the trained model: a crash before that makes DVC run the stage again, and then the folder saves the work.
@@ -21,7 +21,7 @@ from mnistflow.core.files import cache, is_locked, replacing, write_text
 from mnistflow.training.history import Epoch
 
 DIGEST = hashlib.sha256().digest_size  # bytes, at the end of a state file
-MODEL = "model.md5"  # the file that names the model which a finished training came to
+MODEL = "model.md5"  # a file with the hash of the model that a finished training made
 UNRECORDED = "unrecorded"  # a file that is there while the record in MLflow lacks something of the training
 
 
@@ -59,16 +59,17 @@ def folder(name: str) -> Iterator[Path]:
 
 
 def finish(path: Path, model_md5: str) -> None:
-    """Note in a training's folder that it came to the model with this hash."""
+    """Note in a training's folder that it is finished, with the hash of its model."""
     write_text(path / MODEL, model_md5)
 
 
 def delete_finished() -> None:
     """Delete the folders of finished and recorded trainings whose models dvc.lock lists."""
-    for mark in (cache() / "training").glob(f"*/{MODEL}"):
-        with suppress(FileNotFoundError, Timeout), FileLock(f"{mark.parent}.lock", blocking=False) as lock:
-            if is_locked(mark.read_text(encoding="utf-8")) and not (mark.parent / UNRECORDED).is_file():
-                shutil.rmtree(mark.parent)
+    for file in (cache() / "training").glob(f"*/{MODEL}"):
+        path = file.parent
+        with suppress(FileNotFoundError, Timeout), FileLock(f"{path}.lock", blocking=False) as lock:
+            if is_locked(file.read_text(encoding="utf-8")) and not (path / UNRECORDED).is_file():
+                shutil.rmtree(path)
                 Path(lock.lock_file).unlink()
 
 

@@ -1,4 +1,7 @@
-"""A file that tells whether the MLflow record is up to date, so that an idle `make repro` does not import MLflow."""
+"""Where the MLflow record is, and whether it is up to date.
+
+Without MLflow, whose import takes seconds: `make repro` with nothing to do needs no more than this.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ def address() -> str:
 
 
 def is_up_to_date() -> bool:
-    """Whether nothing that the record depends on has changed since `write`."""
+    """Whether the record holds all outputs: nothing that it depends on has changed since `write`."""
     try:
         return bool(json.loads((cache() / FILE).read_text(encoding="utf-8")) == _state())
     except (FileNotFoundError, ValueError):  # ValueError: it is damaged, and written anew with the record
@@ -24,7 +27,7 @@ def is_up_to_date() -> bool:
 
 
 def write() -> None:
-    """Store the state for which the record is up to date."""
+    """Note in a file that the record is up to date with the present outputs."""
     write_text(cache() / FILE, json.dumps(_state()))
 
 
