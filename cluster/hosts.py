@@ -159,7 +159,7 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
 
     settings, dataset = params.load().models[name], arrays.describe()
     training, sha256 = arrays.load(arrays.DATA / "training"), arrays.sha256(arrays.DATA / "training")
-    details = {**loop.describe(name, settings, dataset, training, sha256), "processes": count}
+    details = {"model": name, **loop.describe(settings, dataset, training, sha256), "processes": count}
     print(f"{name}, number of processes: {count}; {len(training.labels):,} images; loss (accuracy):", flush=True)
     with state.folder(fingerprint) as folder:
         with runs.training(folder / runs.FILE, details) as run:

@@ -13,7 +13,7 @@ def main(name: str) -> None:
     settings, dataset = params.load().models[name], arrays.describe()
     training, validation = (arrays.load(arrays.DATA / part) for part in ("training", "validation"))
     hashes = [arrays.sha256(arrays.DATA / part) for part in ("training", "validation")]
-    details = loop.describe(name, settings, dataset, training, hashes[0])
+    details = {"model": name, **loop.describe(settings, dataset, training, hashes[0])}
     output = files.MODELS / name
 
     with state.folder(loop.fingerprint(name, settings, *hashes)) as folder:

@@ -132,7 +132,7 @@ def begin(
     choices = (objective, str(seeds), repr(halving), text)
     name = loop.fingerprint(f"{kind.replace(' ', '-')}-{model}", settings, *hashes, *choices)
     dataset, training = arrays.describe(), arrays.load(arrays.DATA / "training")
-    details = loop.describe(model, settings, dataset, training, hashes[0])
+    details = {"model": model, **loop.describe(settings, dataset, training, hashes[0])}
     title, tags = f"{kind} of {model}", {**SOURCE, "plan": name}
     with state.folder(name) as folder, runs.training(folder / runs.FILE, details, title, tags) as run:
         with store.session():

@@ -200,10 +200,9 @@ def fingerprint(name: str, settings: ModelSettings, *data: str) -> str:
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
-def describe(name: str, settings: ModelSettings, dataset: Description, training: Split, sha256: str) -> dict[str, Any]:
-    """What training.json says of a training before it begins; `sha256` is the training images' hash."""
+def describe(settings: ModelSettings, dataset: Description, training: Split, sha256: str) -> dict[str, Any]:
+    """What training.json says of a training before it begins, but for the model's name; `sha256` is of the images."""
     return {
-        "model": name,
         "settings": settings.model_dump(exclude_none=True),
         "dataset": dataset.dataset,
         "validation": dataset.validation,
