@@ -27,7 +27,7 @@ from mnistflow.figures import style
 
 RATES = ("0.0059", "0.0058", "0.0057")
 EPOCH = re.compile(r"epoch +\d+ .*? (\d+\.\d) s( |$)")
-OTHER = "DVC itself"
+OTHER, TRAIN, EPOCHS = "DVC itself", "train@compact", "its epochs"
 
 
 def timed_repro(project: Path) -> dict[str, float]:
@@ -48,7 +48,7 @@ def timed_repro(project: Path) -> dict[str, float]:
         for line in process.stdout:
             running, epoch = re.match(r"Running stage '(.+)'", line), EPOCH.search(line)
             if epoch:
-                spent["epochs"] = spent.get("epochs", 0) + float(epoch[1])
+                spent[EPOCHS] = spent.get(EPOCHS, 0) + float(epoch[1])
             if running or line.startswith("Updating lock file"):
                 ended = time.perf_counter()
                 spent[stage] = spent.get(stage, 0) + ended - started
@@ -56,15 +56,15 @@ def timed_repro(project: Path) -> dict[str, float]:
     spent[stage] += time.perf_counter() - started
     if process.returncode:
         raise WorkflowError(f"`dvc repro` failed in a clone of revision {project.name}, see above.")
-    if "epochs" in spent:
-        spent["train@compact"] -= spent["epochs"]
+    if EPOCHS in spent:
+        spent[TRAIN] -= spent[EPOCHS]
     return spent
 
 
 def set_rate(project: Path, rate: str) -> None:
     """Change the learning rate of `compact`."""
     path = project / "params.yaml"
-    head, compact = re.split(r"(?=^ *compact:$)", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)
+    head, compact = re.split(r"(?=^ *compact:)", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)
     compact = re.sub(r"learning_rate: \S+", f"learning_rate: {rate}", compact, count=1)
     path.write_text(head + compact, encoding="utf-8")
 
