@@ -195,7 +195,7 @@ SYNC = $(UV) sync $(OPTIONS)
 	@touch $@
 
 .venv/gpu: .venv/ready requirements-gpu.lock
-	@echo 'Setting up TensorFlow with CUDA from requirements-gpu.lock: some 3 GB ...'
+	@echo 'Setting up TensorFlow with CUDA from requirements-gpu.lock: .venv will have 7 GB ...'
 	@$(SYNC) requirements-gpu.lock
 	@rm -f .venv/export .venv/cluster
 	@touch $@
