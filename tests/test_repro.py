@@ -317,7 +317,7 @@ def test_stages_make_the_same_bytes_again_whatever_a_user_s_own_settings_are(
         project.forget(output)
     for folder in ("data/overview", "models/compact", "evaluation/compact", "inside", "plots", ".dvc/cache/runs"):
         shutil.rmtree(project.folder / folder)
-    for output in ("compact", "comparison", "robustness/compact"):
+    for output in ("compact", "comparison"):
         (project.folder / f"metrics/{output}.json").unlink()
 
     output = project.repro(
