@@ -312,6 +312,14 @@ def test_the_commit_of_the_baseline_s_metrics_is_on_no_branch(
     assert (run_git("for-each-ref"), run_git("status", "--porcelain")) == before
 
 
+def test_a_damaged_index_of_git_is_a_sentence(repository: Path) -> None:
+    shutil.copy(HERE / "params.yaml", repository)
+    commit()
+    (repository / ".git/index").write_bytes(b"\xff" * 100)
+    with pytest.raises(WorkflowError, match=r"^git ls-files metrics/selected.json failed: error: bad signature"):
+        compare.main()
+
+
 # The summary
 
 

@@ -27,6 +27,7 @@ def main() -> None:
     """Show the difference."""
     evaluate = params.load().evaluate
     commit_of("HEAD")  # DVC shows nothing, and no error, in a repository without a commit
+    git("ls-files", str(SELECTED))  # where Git's index is damaged, this ends in a sentence, and DVC would hang
     check_up_to_date()
     if evaluate.model == evaluate.baseline:
         print(f"The selected model is the baseline, {evaluate.baseline}.")
