@@ -187,17 +187,11 @@ SYNC = $(UV) sync $(OPTIONS)
 	@$(SYNC) requirements.lock
 	@touch $@
 
-# The extras on top, everything else in the same versions. A new requirements.lock takes them away again.
-.venv/cluster: .venv/ready requirements-cluster.lock
-	@echo 'Adding the packages of requirements-cluster.lock to .venv ...'
-	@$(SYNC) requirements-cluster.lock
-	@rm -f .venv/export .venv/gpu
-	@touch $@
-
-.venv/gpu: .venv/ready requirements-gpu.lock
-	@echo 'Setting up TensorFlow with CUDA from requirements-gpu.lock: .venv will have 7 GB ...'
-	@$(SYNC) requirements-gpu.lock
-	@rm -f .venv/export .venv/cluster
+# Either in the place of the other, everything else in the same versions. A new requirements.lock takes them away again.
+.venv/cluster .venv/gpu: .venv/%: requirements-%.lock .venv/ready
+	@echo 'Setting up .venv from $< (with CUDA, it will have 7 GB) ...'
+	@$(SYNC) $<
+	@rm -f .venv/export .venv/cluster .venv/gpu
 	@touch $@
 
 # Beside what is there, the cluster's packages among it. Setting up anew, or .venv/cluster, takes these away again.

@@ -7,7 +7,6 @@ bench/results/answer.json and a figure of where the seconds of the median run go
 """
 
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -18,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from matplotlib.figure import Figure
-from run import HERE, machine
+from run import HERE, machine, project_environment
 
+from mnistflow.commands.repro import DVC
 from mnistflow.core import cli
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import write_text
@@ -36,14 +36,10 @@ def timed_repro(project: Path) -> dict[str, float]:
     Raises:
         WorkflowError: it failed.
     """
-    # One clone must see neither another one's record nor another one's code.
-    own = {"PYTHONPATH": "src", "PYTHONUNBUFFERED": "1", "MLFLOW_TRACKING_URI": ""}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
-    command = [sys.executable, "-m", "dvc", "repro"]
+    # Lines are timed as they are printed, and each clone has a record of its own.
+    environment = project_environment(PYTHONUNBUFFERED="1", MLFLOW_TRACKING_URI="")
     spent, stage, started = {OTHER: 0.0}, OTHER, time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=project, env=os.environ | own | {"PATH": path}, text=True, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([*DVC, "repro"], cwd=project, env=environment, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout
         for line in process.stdout:
             running, epoch = re.match(r"Running stage '(.+)'", line), EPOCH.search(line)
@@ -76,7 +72,7 @@ def clone(revision: str, folder: Path) -> Path:
     for command in (
         ["git", "clone", "--quiet", ".", str(project)],
         ["git", "-C", str(project), "checkout", "--quiet", "--detach", revision],
-        [sys.executable, "-m", "dvc", "--cd", str(project), "cache", "dir", "--local", cache],
+        [*DVC, "--cd", str(project), "cache", "dir", "--local", cache],
     ):
         subprocess.run(command, check=True)
     print(f"{revision}: what its cache lacks is trained first ...", flush=True)

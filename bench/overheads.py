@@ -5,7 +5,6 @@ repro` is compared with one in a repository of two trivial stages. Writes bench/
 """
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run import HERE, machine
+from run import HERE, machine, project_environment
 
 from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
@@ -59,10 +58,10 @@ def run(*command: str, folder: Path | None = None, **environment: str) -> tuple[
     Raises:
         WorkflowError: it failed.
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
-    variables = os.environ | {"PYTHONPATH": "src", "PATH": path} | environment
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=project_environment(**environment), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise WorkflowError(f"{' '.join(command)} failed:\n{done.stderr}")
     return time.perf_counter() - started, done.stdout

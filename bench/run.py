@@ -55,6 +55,12 @@ def measure(case: str, *options: str) -> dict[str, float]:
     return result
 
 
+def project_environment(**variables: str) -> dict[str, str]:
+    """The environment for commands in a copy of the project, with further variables."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
+    return os.environ | {"PYTHONPATH": "src", "PATH": path} | variables
+
+
 def machine() -> dict[str, str]:
     """The machine and the versions on which the figures depend."""
     from mnistflow.tracking.flavor import installed

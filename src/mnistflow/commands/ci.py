@@ -14,7 +14,6 @@ nothing else follows from it: the gate alone decides. On GitHub, the summary is 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from mnistflow.core import cli, files, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import LOCK, METRICS, PLOTS, SELECTED, md5, read_json
 
-DVC = (sys.executable, "-m", "dvc")
 FOLDER = Path("ci")
 OTHER_BYTES = (
     "Outputs made here are not the committed bytes: another kind of processor rounds differently in the last bits. "
@@ -77,7 +75,7 @@ def _difference(kind: str, revision: str) -> str:
     Raises:
         WorkflowError: DVC can't make it.
     """
-    done = subprocess.run([*DVC, kind, "diff", "--md", revision], capture_output=True, text=True, check=False)
+    done = subprocess.run([*repro.DVC, kind, "diff", "--md", revision], capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkflowError(f"`dvc {kind} diff {revision}` failed: {done.stderr.strip()}")
     return done.stdout.strip()

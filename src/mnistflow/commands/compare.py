@@ -5,12 +5,11 @@ branch, tag or experiment leads to it, and Git deletes it by itself after some w
 """
 
 import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mnistflow.commands.git import commit_of, git
-from mnistflow.commands.repro import check_up_to_date
+from mnistflow.commands.repro import DVC, check_up_to_date
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.files import METRICS, SELECTED
@@ -34,7 +33,7 @@ def main() -> None:
         return
     commit = commit_metrics(METRICS / f"{evaluate.baseline}.json")
     print(f"The baseline {evaluate.baseline} against the selected model {evaluate.model}:", flush=True)
-    command = [sys.executable, "-m", "dvc", "metrics", "diff", commit, "--targets", str(SELECTED)]
+    command = [*DVC, "metrics", "diff", commit, "--targets", str(SELECTED)]
     if subprocess.run(command, check=False).returncode:
         raise WorkflowError("`dvc metrics diff` failed, see above.")
 

@@ -4,7 +4,6 @@
 """
 
 import subprocess
-import sys
 
 import vl_convert
 
@@ -39,7 +38,7 @@ def main() -> None:
     template = files.cache() / "charts.html"
     # DVC replaces {plot_divs}, and leaves all other braces alone.
     files.write_text(template, PAGE.format(code=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
-    command = [sys.executable, "-m", "dvc", "plots", "show", "--html-template", str(template)]
+    command = [*repro.DVC, "plots", "show", "--html-template", str(template)]
     if subprocess.run(command, env=repro.environment(), check=False).returncode:
         raise WorkflowError("`dvc plots show` failed, see above.")
 

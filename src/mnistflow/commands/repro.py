@@ -27,6 +27,7 @@ from mnistflow.data import catalog
 from mnistflow.evaluation import comparisons
 from mnistflow.tracking import status
 
+DVC = (sys.executable, "-m", "dvc")
 # In .cache: params.yaml as it was before DATASET changed it, and as DATASET made it.
 OWN, MADE = "params.own.yaml", "params.made.yaml"
 
@@ -90,8 +91,7 @@ def run_pipeline(lock: TextIO) -> None:
     Raises:
         WorkflowError: a stage failed; its messages are on the screen.
     """
-    command = [sys.executable, "-m", "dvc", "repro"]
-    with child(command, env=environment(), pass_fds=[lock.fileno()]) as process:
+    with child([*DVC, "repro"], env=environment(), pass_fds=[lock.fileno()]) as process:
         note(lock, process.pid)
         if process.wait():
             check_whole_lock()
@@ -211,16 +211,24 @@ def environment() -> dict[str, str]:
     return os.environ | {"SHELL": "/bin/sh", "PATH": path, "DVC_SYSTEM_CONFIG_DIR": without_git}
 
 
+def ask_dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The outcome of a DVC command that changes nothing.
+
+    Raises:
+        WorkflowError: params.yaml can't be read, or dvc.lock has both sides of a merge in it.
+    """
+    params.load()
+    check_lock()
+    return subprocess.run([*DVC, *arguments], env=environment(), capture_output=True, text=True, check=False)
+
+
 def check_up_to_date() -> None:
     """Check that the outputs are what params.yaml and the code say.
 
     Raises:
         WorkflowError: they are not.
     """
-    params.load()
-    check_lock()
-    status = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(status, env=environment(), capture_output=True, text=True, check=False)
+    done = ask_dvc("status", "--json")
     if done.returncode:
         check_whole_lock()
         reason = (done.stderr or done.stdout).strip().partition("\n")[0]
@@ -235,10 +243,7 @@ def check_described() -> None:
     Raises:
         WorkflowError: it does not; the stages that would run.
     """
-    params.load()
-    check_lock()
-    dry = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--keep-going"]
-    done = subprocess.run(dry, env=environment(), capture_output=True, text=True, check=False)
+    done = ask_dvc("repro", "--dry", "--allow-missing", "--keep-going")
     # Without the data, DVC fails where a stage would run whose inputs are missing.
     failures = re.findall("^ERROR: failed to reproduce ('.*)", done.stderr, re.MULTILINE)
     stages = re.findall(r"Running stage '(.+)'", done.stdout) + re.findall("'(.+?)'", " ".join(failures))
