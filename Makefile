@@ -17,6 +17,9 @@ export PIP_REQUIRE_VIRTUALENV := 0
 unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
 # Where warnings are errors, DVC and MLflow fail.
 unexport PYTHONWARNINGS
+# Python keeps the bytecode of what it imports, also in images that ask it not to: without it, every import of
+# TensorFlow takes three times as long. To compile all packages when .venv is made would take longer than the first run.
+unexport PYTHONDONTWRITEBYTECODE
 RUN := .venv/bin/python -m
 
 # The commit that `make check` compares with, and the branch that `make ci` holds a change against.
@@ -172,12 +175,11 @@ INDEX = $${PIP_INDEX_URL:-$$($(PIP_CONFIG) install.index-url 2>/dev/null || $(PI
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$(INDEX)}}"; \
 	test -n "$$UV_DEFAULT_INDEX" && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
 	$(RUN) uv pip
-OPTIONS := --quiet --python .venv/bin/python --require-hashes --compile-bytecode
+OPTIONS := --quiet --python .venv/bin/python --require-hashes
 SYNC = $(UV) sync $(OPTIONS)
 
-# pip installs uv from the lock, and uv installs the rest: bytecode included, because an import of TensorFlow without it
-# takes three times as long where Python may not write it later. A .venv without a working pip is made anew: its making
-# was interrupted, or its Python is gone.
+# pip installs uv from the lock, and uv installs the rest. A .venv without a working pip is made anew: its making was
+# interrupted, or its Python is gone.
 .venv/ready: requirements.lock
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11, 3.12 or 3.13 is needed; install one, or make PYTHON=/path/to/it' >&2; exit 1; }
 	@echo 'Setting up .venv from requirements.lock: half a minute, more on a slow network ...'

@@ -1,6 +1,6 @@
 """Train one case in a process of its own and print its figures as JSON: `python bench/measure.py CASE`.
 
-CASE is book-dense, book-cnn, dense, cnn or compact. The caller sets STARTED to the time at which it started this
+CASE is book-dense, book-cnn or a model of params.yaml. The caller sets STARTED to the time at which it started this
 process, so that imports count.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mnistflow.core import params
+from mnistflow.core import cli, params
 from mnistflow.data import arrays
 from mnistflow.data.arrays import Split
 
@@ -92,35 +92,36 @@ def train_ours(name: str, training: Split, validation: Split, times: Times, epoc
     return model
 
 
-def main() -> None:
-    """Measure one case and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case")
-    parser.add_argument("--arrays", type=Path, default="data", help="the output of `dvc repro preprocess`")
-    parser.add_argument("--images", type=int, help="images in an epoch")
-    parser.add_argument("--epochs", type=int, help="the number of epochs")
-    arguments = parser.parse_args()
-    training, validation, test = (arrays.load(arguments.arrays / name) for name in arrays.PARTS)
-    name, times = arguments.case.removeprefix("book-"), Times()
-    if name != arguments.case:
+def main(case: str, folder: Path, images: int | None, epochs: int | None) -> None:
+    """Measure one case and print its figures.
+
+    Args:
+        case: as above.
+        folder: the output of `dvc repro preprocess`.
+        images: in an epoch; None for all.
+        epochs: None for as many as the case has.
+    """
+    training, validation, test = (arrays.load(folder / name) for name in arrays.PARTS)
+    name, times = case.removeprefix("book-"), Times()
+    if name != case:
         import book
 
         # The book holds no images out. It has all images in memory even if it trains on some: a step costs more so.
         training = Split(*(np.concatenate(pair) for pair in zip(training, validation, strict=True)))
-        steps = arguments.images and math.ceil(arguments.images / book.BATCH)
-        model = train_book(name, training, test, times, arguments.epochs, steps)
+        steps = images and math.ceil(images / book.BATCH)
+        model = train_book(name, training, test, times, epochs, steps)
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        training = Split(*(array[: arguments.images] for array in training))
-        model = train_ours(name, training, validation, times, arguments.epochs)
+        training = Split(*(array[:images] for array in training))
+        model = train_ours(name, training, validation, times, epochs)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
     epoch = statistics.median(times.epochs[1:] or times.epochs)  # the first epoch compiles
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     figures = {
         "first_batch_s": times.first_batch,
         "epoch_s": epoch,
-        "images_per_s": min(arguments.images or math.inf, len(training.labels)) / epoch,
+        "images_per_s": min(images or math.inf, len(training.labels)) / epoch,
         "epochs": len(times.ends),
         "checkpoint_s": times.ends[int(np.argmin(times.val_losses))],
         "accuracy": float(correct.mean()),
@@ -131,4 +132,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case")
+    parser.add_argument("--arrays", type=Path, default=arrays.DATA, help="the output of `dvc repro preprocess`")
+    parser.add_argument("--images", type=int, help="images in an epoch")
+    parser.add_argument("--epochs", type=int, help="the number of epochs")
+    options = parser.parse_args()
+    cli.run(main, options.case, options.arrays, options.images, options.epochs)

@@ -2,6 +2,7 @@
 
 Each case is a process of its own: imports, a full training, the test of its best epoch, but no record and no figures.
 All cases run in turn, three times over: an hour. With --quick, each trains four epochs on 12,000 images: five minutes.
+With --add MODEL, another model of params.yaml is measured, once, and added to full.json.
 Prints medians with the smallest and the largest value, ratios of medians to the book's script, and training's share of
 the processor's measured peak; writes all values to bench/results/full.json or quick.json.
 """
@@ -142,26 +143,32 @@ def check_data() -> None:
         raise WorkflowError(f"fetch.dataset is {dataset}; the bench is about mnist: set it, and run `make repro`.")
 
 
-def main(mode: str) -> None:
-    """Measure all cases, print the table, write the figures; `mode` is quick or full."""
+def main(mode: str, added: str) -> None:
+    """Measure the cases, print the table, write the figures.
+
+    Args:
+        mode: quick or full.
+        added: another model of params.yaml, to be measured alone; empty for the cases.
+    """
     check_data()
-    is_quick = mode == "quick"
+    path = HERE / f"results/{mode}.json"
     measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for turn in range(ROUNDS):
-        for case in CASES:
+    if added:
+        measured = {**json.loads(path.read_text(encoding="utf-8"))["cases"], added: []}
+    for turn in range(1 if added else ROUNDS):
+        for case in [added] if added else CASES:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
-            measured[case].append(measure(case, *(QUICK if is_quick else [])))
+            measured[case].append(measure(case, *(QUICK if mode == "quick" else [])))
     reached = roofline({case: medians(runs) for case, runs in measured.items()}, peak_gflops())
     about = machine()
     title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
-    lines = table(measured, [*(QUICK_COLUMNS if is_quick else COLUMNS)])
+    lines = table(measured, QUICK_COLUMNS if mode == "quick" else [*COLUMNS])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     print(title)
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(f"SGEMM peak {reached['sgemm_gflops']:.0f} GFLOP/s; share of it in training: ", end="")
-    print(", ".join(f"{case} {reached[case]['share_of_peak']:.0%}" for case in CASES))
-    path = HERE / f"results/{mode}.json"
+    print(", ".join(f"{case} {reached[case]['share_of_peak']:.0%}" for case in measured))
     write_text(path, json.dumps({"machine": about, "cases": measured, "roofline": reached}, indent=2) + "\n")
     print(path)
 
@@ -169,4 +176,6 @@ def main(mode: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four epochs on 12,000 images")
-    cli.run(main, "quick" if parser.parse_args().quick else "full")
+    parser.add_argument("--add", default="", metavar="MODEL", help="measure another model of params.yaml, once")
+    options = parser.parse_args()
+    cli.run(main, "quick" if options.quick else "full", options.add)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import psutil
 import pytest
 from conftest import Project, kill, runs, steps, wait_for
@@ -260,10 +261,14 @@ def test_a_seed_study_measures_what_single_trainings_give(project: Project, monk
     assert not project.states("seed*")
 
     monkeypatch.chdir(project.folder)
-    settings = ModelSettings(**{**project.params()["models"]["compact"], "seed": 2, "epochs": 2})
     training, validation, test = (arrays.load(arrays.DATA / part) for part in arrays.PARTS)
-    state = project.folder / "alone.npz"
-    model, progress = loop.train("compact", settings, training, validation, 10, state, lambda rows, seconds: None)
-    predictions = model.predict(test.images, verbose=0).argmax(axis=1)
-    assert float(rows[1]["accuracy"]) == (predictions == test.labels).mean()
-    assert int(rows[1]["epochs"]) == len(progress.history) == 2
+    predicted = []
+    for seed, row in enumerate(rows, start=1):
+        settings = ModelSettings(**{**project.params()["models"]["compact"], "seed": seed, "epochs": 2})
+        state = project.folder / f"alone-{seed}.npz"
+        model, progress = loop.train("compact", settings, training, validation, 10, state, lambda rows, seconds: None)
+        predicted.append(model.predict(test.images, verbose=0))
+        assert float(row["accuracy"]) == (predicted[-1].argmax(axis=1) == test.labels).mean()
+        assert int(row["epochs"]) == len(progress.history) == 2
+    averaged = (np.mean(predicted, axis=0).argmax(axis=1) == test.labels).mean()
+    assert f"the 2 models together, by the mean of their probabilities: {averaged:.2%}" in output

@@ -1,8 +1,9 @@
 """The variance of the test accuracy over seeds: `python -m mnistflow.search.seeds MODEL N [--set KEY=VALUE ...]`.
 
 Trains MODEL from the seeds 1 to N on Ray, with the settings of params.yaml and --set, and then evaluates each model
-once on the test set. Nothing is chosen by it. Writes bench/results/seeds-NAME.csv, and draws all studies in that folder
-into seeds.png. Times are not reported, because concurrent trainings share the processors.
+once on the test set, and all of them together by the mean of their probabilities. Nothing is chosen by it. Writes
+bench/results/seeds-NAME.csv, and draws all studies in that folder into seeds.png. Times are not reported, because
+concurrent trainings share the processors.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
@@ -20,6 +22,7 @@ from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
 from mnistflow.core.params import ModelSettings
 from mnistflow.data import arrays
+from mnistflow.data.arrays import Labels
 from mnistflow.figures import style
 from mnistflow.search import plans, ray_cluster
 from mnistflow.search.plans import Plan, Trial
@@ -52,23 +55,28 @@ def main(model: str, count: int, name: str, changes: Sequence[str], cpus: int, a
         trials = trials[:count]  # an interrupted study may have had more seeds
         if any(trial.status != "finished" for trial in trials):
             raise WorkflowError("\n       ".join(["not all trainings are finished:", *plans.failures(trials)]))
-        rows = [measure(plan, trial) for trial in trials]
+        results = [measure(plan, trial) for trial in trials]
+        rows = [row for row, _ in results]
+        labels = arrays.load(arrays.DATA / "test").labels
+        averaged = accuracy(np.mean([predicted for _, predicted in results], axis=0), labels)
         write(path, rows)
         studies = {file.stem.removeprefix("seeds-"): read(file) for file in sorted(RESULTS.glob("seeds-*.csv"))}
         style.save(figure, draw(studies, f"{provenance.processor()}, {os.cpu_count()} cores"))
-        accuracy = float(np.mean([row["accuracy"] for row in rows]))
-        text = f"{model} from the seeds 1 to {count}: a mean of {accuracy:.3%} of the test images right."
-        plans.finish(plan, text, {"mean_test_accuracy": accuracy}, [path, figure])
+        mean = float(np.mean([row["accuracy"] for row in rows]))
+        text = f"{model} from the seeds 1 to {count}: a mean of {mean:.3%} of the test images right."
+        metrics = {"mean_test_accuracy": mean, "averaged_test_accuracy": averaged}
+        plans.finish(plan, text, metrics, [path, figure])
     with state.folder(plan.name) as folder:
         shutil.rmtree(folder)  # without their models, the trials are of no further use
     print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
-    for study, results in studies.items():
-        print(f"| {study} {summary(results)}")
+    for study, study_rows in studies.items():
+        print(f"| {study} {summary(study_rows)}")
+    print(f"the {count} models together, by the mean of their probabilities: {averaged:.2%}")
     print(f"{path}, {figure}; in MLflow, the run `seed study of {model}`")
 
 
-def measure(plan: Plan, trial: Trial) -> Row:
-    """The test accuracy of a finished trial's model."""
+def measure(plan: Plan, trial: Trial) -> tuple[Row, npt.NDArray[np.float32]]:
+    """A finished trial's row, and its model's probabilities (n, classes) for the test images."""
     settings = plan.settings.model_copy(update=trial.settings)
     training, validation, test = (arrays.load(arrays.DATA / part) for part in arrays.PARTS)
     classes = len(arrays.describe().classes)
@@ -77,9 +85,14 @@ def measure(plan: Plan, trial: Trial) -> Row:
         model, progress = loop.train(
             plan.model, settings, training, validation, classes, folder / STATE, lambda rows, seconds: None
         )
-    predictions = probabilities(model, test.images).argmax(axis=1)
-    accuracy = float((predictions == test.labels).mean())
-    return {"seed": settings.seed, "accuracy": accuracy, "epochs": len(progress.history)}
+    predicted = probabilities(model, test.images)
+    row = {"seed": settings.seed, "accuracy": accuracy(predicted, test.labels), "epochs": len(progress.history)}
+    return row, predicted
+
+
+def accuracy(probabilities: npt.NDArray[np.float32], labels: Labels) -> float:
+    """The share of images whose label has the highest probability."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
 
 
 def summary(rows: Sequence[Row]) -> str:
