@@ -1,15 +1,15 @@
 """Draw accuracy against training time and against parameters: `python bench/frontier.py`.
 
 Our points come from bench/results/seeds-*.csv, where each file is a study of one recipe and its name begins with the
-network's, and from the times in full.json. The points of others are in published.csv, with their protocols.
-Writes bench/results/frontier.png.
+network's. The points of others are in published.csv, with their protocols. The times of ours, and of the book's script,
+are those of a whole process in full.json. Writes bench/results/frontier.png.
 """
 
 import csv
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -21,6 +21,11 @@ from mnistflow.core import cli
 from mnistflow.figures import style
 
 RESULTS = HERE / "results"
+KINDS = {  # color, marker, its fill, what it means
+    "ours": ("C0", "o", "C0", "ours: validation images chose"),
+    "others": ("0.45", "s", "0.45", "others: the last epoch"),
+    "chosen": ("0.45", "s", "white", "others: test images chose"),
+}
 TICKS = (98, 98.5, 99, 99.25, 99.5, 99.7, 99.8)
 
 
@@ -34,11 +39,11 @@ class Result:
     runs: int
     parameters: float
     seconds: float
-    is_ours: bool
+    kind: str  # of KINDS
 
 
-def published() -> list[Result]:
-    """What others report."""
+def published(seconds: Mapping[str, float]) -> list[Result]:
+    """What others report; `seconds` as `measured_seconds` gives them."""
     with (RESULTS / "published.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -48,27 +53,32 @@ def published() -> list[Result]:
             float(row["deviation"] or 0),
             int(row["runs"]),
             float(row["parameters"] or math.nan),
-            float(row["seconds"] or math.nan),
-            is_ours=False,
+            seconds["book-cnn"] if row["name"] == "the book" else float(row["seconds"] or math.nan),
+            "chosen" if row["chosen_on_test"] == "yes" else "others",
         )
         for row in rows
     ]
 
 
-def ours() -> list[Result]:
-    """Our seed studies. Their seconds are those of a whole process in full.json."""
+def measured_seconds() -> dict[str, float]:
+    """The median time of a whole process by case, from full.json."""
+    cases = json.loads((RESULTS / "full.json").read_text(encoding="utf-8"))["cases"]
+    return {case: statistics.median(run["process_s"] for run in runs) for case, runs in cases.items()}
+
+
+def ours(seconds: Mapping[str, float]) -> list[Result]:
+    """Our seed studies; `seconds` as `measured_seconds` gives them."""
     from mnistflow.training.backend import network
 
-    cases = json.loads((RESULTS / "full.json").read_text(encoding="utf-8"))["cases"]
     results = []
     for path in sorted(RESULTS.glob("seeds-*.csv")):
         name = path.stem.removeprefix("seeds-")
         with path.open(encoding="utf-8", newline="") as file:
             accuracies = [100 * float(row["accuracy"]) for row in csv.DictReader(file)]
-        seconds = statistics.median(run["process_s"] for run in cases[name]) if name in cases else math.nan
         parameters = network(name.split("-")[0]).build((28, 28), 10).count_params()
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
-        results.append(Result(name, mean, deviation, len(accuracies), parameters, seconds, is_ours=True))
+        cost = seconds.get(name, math.nan)
+        results.append(Result(name, mean, deviation, len(accuracies), parameters, cost, "ours"))
     return results
 
 
@@ -79,10 +89,11 @@ def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
         if math.isnan(x):
             continue
         error = 100 - result.accuracy
-        color, marker = ("C0", "o") if result.is_ours else ("0.45", "s")
-        ax.errorbar(x, error, yerr=result.deviation or None, fmt=marker, color=color, capsize=3)
+        color, marker, fill, _ = KINDS[result.kind]
+        bar = result.deviation or None
+        ax.errorbar(x, error, yerr=bar, fmt=marker, color=color, markerfacecolor=fill, capsize=3)
         runs = f" ({result.runs})" if result.runs > 1 else ""
-        side, offset = ("right", -7) if result.is_ours else ("left", 7)
+        side, offset = ("right", -7) if result.kind == "ours" else ("left", 7)
         text = f"{result.name}{runs}"
         at = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
         ax.annotate(text, (x, error), size=10, color=color, **at)
@@ -102,13 +113,17 @@ def draw(results: Sequence[Result]) -> Figure:
     panel(left, results, "seconds", "seconds of training, log scale; ours with imports, on two cores")
     panel(right, results, "parameters", "parameters, log scale")
     left.set_ylabel("test accuracy (log scale of the error)")
+    for color, marker, fill, label in KINDS.values():
+        left.plot([], [], marker, color=color, markerfacecolor=fill, label=label)
+    left.legend(loc="upper left")
     return figure
 
 
 def main() -> None:
     """Draw the figure."""
     path = RESULTS / "frontier.png"
-    style.save(path, draw([*published(), *ours()]))
+    seconds = measured_seconds()
+    style.save(path, draw([*published(seconds), *ours(seconds)]))
     print(path)
 
 
