@@ -113,7 +113,8 @@ def main(case: str, folder: Path, images: int | None, epochs: int | None) -> Non
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        training = Split(*(array[:images] for array in training))
+        if images is not None:  # a slice stays in memory once it was read, the whole is read from its file each time
+            training = Split(*(array[:images] for array in training))
         model = train_ours(name, training, validation, times, epochs)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels
     epoch = statistics.median(times.epochs[1:] or times.epochs)  # the first epoch compiles

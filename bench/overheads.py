@@ -32,6 +32,7 @@ RECORDED = """
 import json, sys, time
 sys.path.insert(0, "stages")
 import train
+from mnistflow.core import cli
 from mnistflow.tracking.runs import LiveRun
 
 spent = {"training_s": 0.0, "during_s": 0.0, "around_s": 0.0}
@@ -47,7 +48,7 @@ def timed(name, method):
 
 for name in ("__init__", "log_epochs", "log_outputs", "end"):
     setattr(LiveRun, name, timed(name, getattr(LiveRun, name)))
-train.main(sys.argv[1])
+cli.run(train.main, sys.argv[1])
 print(json.dumps(spent))
 """
 
