@@ -17,8 +17,8 @@ export PIP_REQUIRE_VIRTUALENV := 0
 unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
 # Where warnings are errors, DVC and MLflow fail.
 unexport PYTHONWARNINGS
-# Python keeps the bytecode of what it imports, also in images that ask it not to: without it, every import of
-# TensorFlow takes three times as long. To compile all packages when .venv is made would take longer than the first run.
+# Python writes bytecode when it first imports a module, also in container images that ask it not to. Without bytecode,
+# each import of TensorFlow takes three times as long. To compile all packages at set-up takes longer than it saves.
 unexport PYTHONDONTWRITEBYTECODE
 RUN := .venv/bin/python -m
 
@@ -182,7 +182,7 @@ SYNC = $(UV) sync $(OPTIONS)
 # interrupted, or its Python is gone.
 .venv/ready: requirements.lock
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11, 3.12 or 3.13 is needed; install one, or make PYTHON=/path/to/it' >&2; exit 1; }
-	@echo 'Setting up .venv from requirements.lock: half a minute, more on a slow network ...'
+	@echo 'Setting up .venv from requirements.lock: seconds, or minutes on a slow network ...'
 	@$(RUN) pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@sed -n '/^uv==/,/^ *#/p' requirements.lock > .venv/uv.lock
 	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement .venv/uv.lock

@@ -113,7 +113,7 @@ def main(case: str, folder: Path, images: int | None, epochs: int | None) -> Non
         pixels, labels = book.arrays(test, name)
         correct = model.predict(pixels, verbose=0).argmax(axis=1) == labels.argmax(axis=1)
     else:
-        if images is not None:  # a slice stays in memory once it was read, the whole is read from its file each time
+        if images is not None:  # not without need: a part of a memory-mapped array stays in memory once it was read
             training = Split(*(array[:images] for array in training))
         model = train_ours(name, training, validation, times, epochs)
         correct = model.predict(test.images, batch_size=1000, verbose=0).argmax(axis=1) == test.labels

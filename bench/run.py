@@ -1,8 +1,8 @@
-"""Compare the book's two scripts with our models: `python bench/run.py [--quick]`.
+"""Compare the book's two scripts with our models: `python bench/run.py [--quick] [--add MODEL]`.
 
 Each case is a process of its own: imports, a full training, the test of its best epoch, but no record and no figures.
 All cases run in turn, three times over: an hour. With --quick, each trains four epochs on 12,000 images: five minutes.
-With --add MODEL, another model of params.yaml is measured, once, and added to full.json.
+With --add MODEL, another model of params.yaml is measured, once, and added to the file, until the next measurement.
 Prints medians with the smallest and the largest value, ratios of medians to the book's script, and training's share of
 the processor's measured peak; writes all values to bench/results/full.json or quick.json.
 """
@@ -89,10 +89,11 @@ def peak_gflops() -> float:
 
 
 def multiply_adds(name: str) -> list[int]:
-    """Multiply-adds of one image's way forward through each of a network's convolutions and dense layers."""
+    """Multiply-adds of one image's way forward through each convolution and dense layer of a model."""
     from mnistflow.training.backend import network
 
-    model = network(name).build((28, 28), 10)
+    section = params.load().models.get(name)
+    model = network(section.network if section else name).build((28, 28), 10)
     weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
     return [math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted]
 
@@ -151,16 +152,22 @@ def main(mode: str, added: str) -> None:
         added: another model of params.yaml, to be measured alone; empty for the cases.
     """
     check_data()
-    path = HERE / f"results/{mode}.json"
+    path, about = HERE / f"results/{mode}.json", machine()
     measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
     if added:
-        measured = {**json.loads(path.read_text(encoding="utf-8"))["cases"], added: []}
+        if added in CASES or added not in params.load().models:
+            raise WorkflowError(
+                f"--add {added}: a section of `models` in params.yaml that is none of {CASES} is expected."
+            )
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["machine"] != about:
+            raise WorkflowError(f"{path} was measured on {before['machine']}, and this is {about}; run `make bench`.")
+        measured = {**before["cases"], added: []}
     for turn in range(1 if added else ROUNDS):
         for case in [added] if added else CASES:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
             measured[case].append(measure(case, *(QUICK if mode == "quick" else [])))
     reached = roofline({case: medians(runs) for case, runs in measured.items()}, peak_gflops())
-    about = machine()
     title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
     lines = table(measured, QUICK_COLUMNS if mode == "quick" else [*COLUMNS])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

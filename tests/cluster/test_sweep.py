@@ -271,4 +271,4 @@ def test_a_seed_study_measures_what_single_trainings_give(project: Project, monk
         assert float(row["accuracy"]) == (predicted[-1].argmax(axis=1) == test.labels).mean()
         assert int(row["epochs"]) == len(progress.history) == 2
     averaged = (np.mean(predicted, axis=0).argmax(axis=1) == test.labels).mean()
-    assert f"the 2 models together, by the mean of their probabilities: {averaged:.2%}" in output
+    assert f"the first 2 models together, by the mean of their probabilities: {averaged:.2%}" in output

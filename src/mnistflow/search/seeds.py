@@ -58,20 +58,22 @@ def main(model: str, count: int, name: str, changes: Sequence[str], cpus: int, a
         results = [measure(plan, trial) for trial in trials]
         rows = [row for row, _ in results]
         labels = arrays.load(arrays.DATA / "test").labels
-        averaged = accuracy(np.mean([predicted for _, predicted in results], axis=0), labels)
+        sums = np.cumsum([predicted for _, predicted in results], axis=0)  # the first n models, together
+        averaged = [accuracy(predicted, labels) for predicted in sums]
         write(path, rows)
         studies = {file.stem.removeprefix("seeds-"): read(file) for file in sorted(RESULTS.glob("seeds-*.csv"))}
         style.save(figure, draw(studies, f"{provenance.processor()}, {os.cpu_count()} cores"))
         mean = float(np.mean([row["accuracy"] for row in rows]))
         text = f"{model} from the seeds 1 to {count}: a mean of {mean:.3%} of the test images right."
-        metrics = {"mean_test_accuracy": mean, "averaged_test_accuracy": averaged}
+        metrics = {"mean_test_accuracy": mean, "averaged_test_accuracy": averaged[-1]}
         plans.finish(plan, text, metrics, [path, figure])
     with state.folder(plan.name) as folder:
         shutil.rmtree(folder)  # without their models, the trials are of no further use
     print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
     for study, study_rows in studies.items():
         print(f"| {study} {summary(study_rows)}")
-    print(f"the {count} models together, by the mean of their probabilities: {averaged:.2%}")
+    for number, together in list(enumerate(averaged, start=1))[1:]:
+        print(f"the first {number} models together, by the mean of their probabilities: {together:.2%}")
     print(f"{path}, {figure}; in MLflow, the run `seed study of {model}`")
 
 
@@ -90,9 +92,9 @@ def measure(plan: Plan, trial: Trial) -> tuple[Row, npt.NDArray[np.float32]]:
     return row, predicted
 
 
-def accuracy(probabilities: npt.NDArray[np.float32], labels: Labels) -> float:
-    """The share of images whose label has the highest probability."""
-    return float((probabilities.argmax(axis=1) == labels).mean())
+def accuracy(predicted: npt.NDArray[np.float32], labels: Labels) -> float:
+    """The share of images whose label has the highest of the probabilities `predicted` (n, classes)."""
+    return float((predicted.argmax(axis=1) == labels).mean())
 
 
 def summary(rows: Sequence[Row]) -> str:
