@@ -21,11 +21,13 @@ INTERRUPTED = threading.Event()
 
 
 def run(main: Callable[..., None], *arguments: Any) -> None:
-    """Call `main` with the command line's arguments, each converted by its annotation (str or Path), and exit.
+    """Call `main` with the command line's arguments, each converted by its annotation (str or Path).
+
+    Returns when `main` does; where that fails, exits.
 
     A command that has options reads its command line itself, and passes on the `arguments` of `main`.
 
-    Exit status 0 on success, 1 with one sentence on standard error for a WorkflowError or a file that can't be read or
+    Exit status 1 with one sentence on standard error for a WorkflowError or a file that can't be read or
     written, 2 for a wrong number of arguments, 130 after Ctrl-C or after SIGTERM, which `kill` and
     `docker stop` send. Any other exception is a bug and keeps its traceback.
     """
