@@ -19,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from run import HERE, machine, project_environment
 
+from mnistflow.commands.git import commit_of
 from mnistflow.commands.repro import DVC
 from mnistflow.core import cli
 from mnistflow.core.errors import WorkflowError
@@ -65,12 +66,6 @@ def set_rate(project: Path, rate: str) -> None:
     path.write_text(head + compact, encoding="utf-8")
 
 
-def short_hash(revision: str) -> str:
-    """The short hash of a revision's commit."""
-    command = ["git", "rev-parse", "--short", f"{revision}^{{commit}}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def clone(revision: str, folder: Path) -> Path:
     """A clone of a revision, with this project's DVC cache and all its outputs."""
     project = folder / revision
@@ -108,7 +103,8 @@ def draw(results: dict[str, Any]) -> Figure:
 def main(revisions: list[str]) -> None:
     """Measure, print, write."""
     with TemporaryDirectory(prefix="answer-") as folder:
-        projects = {commit: clone(commit, Path(folder)) for commit in map(short_hash, revisions or ("HEAD",))}
+        commits = [commit_of(revision)[:7] for revision in revisions or ("HEAD",)]
+        projects = {commit: clone(commit, Path(folder)) for commit in commits}
         rounds: dict[str, list[dict[str, float]]] = {revision: [] for revision in projects}
         back = {}
         for rate in RATES:

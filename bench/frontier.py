@@ -6,7 +6,6 @@ are those of a whole process in full.json. Writes bench/results/frontier.png.
 """
 
 import csv
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from run import HERE
+from run import HERE, medians
 
 from mnistflow.core import cli
+from mnistflow.core.files import read_json
 from mnistflow.figures import style
 
 RESULTS = HERE / "results"
@@ -62,19 +62,18 @@ def published(seconds: Mapping[str, float]) -> list[Result]:
 
 def measured_seconds() -> dict[str, float]:
     """The median time of a whole process by case, from full.json."""
-    cases = json.loads((RESULTS / "full.json").read_text(encoding="utf-8"))["cases"]
-    return {case: statistics.median(run["process_s"] for run in runs) for case, runs in cases.items()}
+    return {case: medians(runs)["process_s"] for case, runs in read_json(RESULTS / "full.json")["cases"].items()}
 
 
 def ours(seconds: Mapping[str, float]) -> list[Result]:
     """Our seed studies; `seconds` as `measured_seconds` gives them."""
+    from mnistflow.search import seeds
     from mnistflow.training.backend import network
 
     results = []
     for path in sorted(RESULTS.glob("seeds-*.csv")):
         name = path.stem.removeprefix("seeds-")
-        with path.open(encoding="utf-8", newline="") as file:
-            accuracies = [100 * float(row["accuracy"]) for row in csv.DictReader(file)]
+        accuracies = [100 * row["accuracy"] for row in seeds.read(path)]
         parameters = network(name.split("-")[0]).build((28, 28), 10).count_params()
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         cost = seconds.get(name, math.nan)

@@ -22,7 +22,7 @@ from typing import Any
 
 from mnistflow.core import cli, params
 from mnistflow.core.errors import WorkflowError
-from mnistflow.core.files import write_text
+from mnistflow.core.files import read_json, write_text
 from mnistflow.data import arrays
 
 HERE = Path(__file__).parent
@@ -92,8 +92,7 @@ def multiply_adds(name: str) -> list[int]:
     """Multiply-adds of one image's way forward through each convolution and dense layer of a model."""
     from mnistflow.training.backend import network
 
-    section = params.load().models.get(name)
-    model = network(section.network if section else name).build((28, 28), 10)
+    model = network(params.load().models[name].network).build((28, 28), 10)
     weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
     return [math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted]
 
@@ -144,6 +143,25 @@ def check_data() -> None:
         raise WorkflowError(f"fetch.dataset is {dataset}; the bench is about mnist: set it, and run `make repro`.")
 
 
+def title(about: Mapping[str, str]) -> str:
+    """A machine, as `machine` gives it, in a line."""
+    return f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
+
+
+def measured_before(path: Path, added: str) -> dict[str, Any]:
+    """The content of a file of figures, to which those of the model `added` can be added.
+
+    Raises:
+        WorkflowError: params.yaml has no such model, it is one of the cases, or the file is of another machine.
+    """
+    if added in CASES or added not in params.load().models:
+        raise WorkflowError(f"--add {added}: another model of params.yaml than {', '.join(CASES)} is expected.")
+    before: dict[str, Any] = read_json(path)
+    if before["machine"] != (here := machine()):
+        raise WorkflowError(f"{path} is of {title(before['machine'])}; this is {title(here)}: run `make bench` first.")
+    return before
+
+
 def main(mode: str, added: str) -> None:
     """Measure the cases, print the table, write the figures.
 
@@ -152,26 +170,21 @@ def main(mode: str, added: str) -> None:
         added: another model of params.yaml, to be measured alone; empty for the cases.
     """
     check_data()
-    path, about = HERE / f"results/{mode}.json", machine()
-    measured: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    if added:
-        if added in CASES or added not in params.load().models:
-            raise WorkflowError(
-                f"--add {added}: a section of `models` in params.yaml that is none of {CASES} is expected."
-            )
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["machine"] != about:
-            raise WorkflowError(f"{path} was measured on {before['machine']}, and this is {about}; run `make bench`.")
-        measured = {**before["cases"], added: []}
-    for turn in range(1 if added else ROUNDS):
-        for case in [added] if added else CASES:
+    path = HERE / f"results/{mode}.json"
+    before = measured_before(path, added) if added else {"cases": {}, "roofline": {}}
+    cases, rounds = ((added,), 1) if added else (CASES, ROUNDS)
+    measured: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
+    for turn in range(rounds):
+        for case in cases:
             print(f"round {turn + 1}: {case} ...", file=sys.stderr, flush=True)
             measured[case].append(measure(case, *(QUICK if mode == "quick" else [])))
-    reached = roofline({case: medians(runs) for case, runs in measured.items()}, peak_gflops())
-    title = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, {about['versions']}"
+    peak = before["roofline"].get("sgemm_gflops") or peak_gflops()
+    reached = before["roofline"] | roofline({case: medians(runs) for case, runs in measured.items()}, peak)
+    measured = before["cases"] | measured
+    about = machine()
     lines = table(measured, QUICK_COLUMNS if mode == "quick" else [*COLUMNS])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    print(title)
+    print(title(about))
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(f"SGEMM peak {reached['sgemm_gflops']:.0f} GFLOP/s; share of it in training: ", end="")

@@ -1,9 +1,9 @@
 """The variance of the test accuracy over seeds: `python -m mnistflow.search.seeds MODEL N [--set KEY=VALUE ...]`.
 
 Trains MODEL from the seeds 1 to N on Ray, with the settings of params.yaml and --set, and then evaluates each model
-once on the test set, and all of them together by the mean of their probabilities. Nothing is chosen by it. Writes
-bench/results/seeds-NAME.csv, and draws all studies in that folder into seeds.png. Times are not reported, because
-concurrent trainings share the processors.
+once on the test set, and the first two, three and so on together, by the mean of their probabilities. Nothing is chosen
+by it. Writes bench/results/seeds-NAME.csv, and draws all studies in that folder into seeds.png. Times are not reported,
+because concurrent trainings share the processors.
 """
 
 import argparse
@@ -58,22 +58,22 @@ def main(model: str, count: int, name: str, changes: Sequence[str], cpus: int, a
         results = [measure(plan, trial) for trial in trials]
         rows = [row for row, _ in results]
         labels = arrays.load(arrays.DATA / "test").labels
-        sums = np.cumsum([predicted for _, predicted in results], axis=0)  # the first n models, together
-        averaged = [accuracy(predicted, labels) for predicted in sums]
+        sums = np.cumsum([predicted for _, predicted in results], axis=0)
+        together = {number: accuracy(sums[number - 1], labels) for number in range(2, count + 1)}
         write(path, rows)
         studies = {file.stem.removeprefix("seeds-"): read(file) for file in sorted(RESULTS.glob("seeds-*.csv"))}
         style.save(figure, draw(studies, f"{provenance.processor()}, {os.cpu_count()} cores"))
         mean = float(np.mean([row["accuracy"] for row in rows]))
         text = f"{model} from the seeds 1 to {count}: a mean of {mean:.3%} of the test images right."
-        metrics = {"mean_test_accuracy": mean, "averaged_test_accuracy": averaged[-1]}
+        metrics = {"mean_test_accuracy": mean, "averaged_test_accuracy": together[count]}
         plans.finish(plan, text, metrics, [path, figure])
     with state.folder(plan.name) as folder:
         shutil.rmtree(folder)  # without their models, the trials are of no further use
     print("| study | seeds | mean | deviation | 95% interval of the mean | lowest |")
     for study, study_rows in studies.items():
         print(f"| {study} {summary(study_rows)}")
-    for number, together in list(enumerate(averaged, start=1))[1:]:
-        print(f"the first {number} models together, by the mean of their probabilities: {together:.2%}")
+    for number, value in together.items():
+        print(f"the first {number} models together, by the mean of their probabilities: {value:.2%}")
     print(f"{path}, {figure}; in MLflow, the run `seed study of {model}`")
 
 
