@@ -23,7 +23,7 @@ def main(name: str) -> None:
                     name, settings, training, validation, len(dataset.classes), folder / "state.npz", run.log_epochs
                 )
                 loop.write(output, details, model, progress)
-                run.log_outputs(output, validation, progress.seconds)
+                run.log_outputs(output, model, validation, progress.seconds)
         except loop.Diverged:
             shutil.rmtree(folder)  # it would diverge again
             raise

@@ -373,14 +373,15 @@ def test_a_run_that_the_store_missed_is_written_from_the_outputs(
     from mnistflow.training.backend import keras
 
     layers = [keras.layers.Input((6, 5), dtype="uint8"), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
-    archive.save(Path("models/dense/model.keras"), keras.Sequential(layers))
+    network = keras.Sequential(layers)
+    archive.save(Path("models/dense/model.keras"), network)
     model = md5(Path("models/dense/model.keras"))
     report = Path("evaluation/dense/report.json")
     report.write_text(report.read_text().replace(evaluated, model))
     path = folder / ".cache/training/dense-1/run.json"
     run = live(path)
     run.log_epochs(ROWS, 2.5)
-    run.log_outputs(Path("models/dense"), arrays.load(Path("data/validation")), 7.0)
+    run.log_outputs(Path("models/dense"), network, arrays.load(Path("data/validation")), 7.0)
     run.end("FINISHED")
     assert (path.parent / state.UNRECORDED).is_file()
     away()

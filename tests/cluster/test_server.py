@@ -130,7 +130,7 @@ def write(number: int, project: Path, environment: dict[str, str], start: Barrie
         archive.save(trained / "model.keras", model)
         history.write(trained / "history.csv", rows(number))
         write_text(trained / "training.json", json.dumps({**details, **results}))
-        run.log_outputs(trained, arrays.load(arrays.DATA / "validation"), 2.0)
+        run.log_outputs(trained, model, arrays.load(arrays.DATA / "validation"), 2.0)
     probabilities = model.predict(test.images, verbose=0)
     values = metrics.headline(probabilities, test.labels) | {"selected_on": "validation"}
     report = {"model": name, "model_md5": md5(trained / "model.keras"), "test_sha256": "0" * 64}

@@ -27,12 +27,16 @@ from mnistflow.tracking import serving
 
 def log(name: str, model: Any, example: Images, dataset: Description, run_id: str) -> str:
     """Log a Keras model to a run, with example images as its input example; returns the logged model's ID."""
-    arguments = {"model": model, "example": np.asarray(example), "dataset": dataset}
+    # MLflow would load the model once more and predict its example, which takes as long as the rest of the logging.
+    options = {"validate_serving_input": False}
+    arguments = {"model": model, "example": np.asarray(example), "dataset": dataset, **options}
     return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **arguments).model_id)
 
 
-def save_model(path: str, mlflow_model: Model, model: Any, example: Images, dataset: Description) -> None:
-    """Write the model in MLflow's format. MLflow's `Model.log` calls this function by its name."""
+def save_model(
+    path: str, mlflow_model: Model, model: Any, example: Images, dataset: Description, **options: bool
+) -> None:
+    """Write the model in MLflow's format. MLflow's `Model.log` calls this by its name, and hands its own options on."""
     mlflow.tensorflow.save_model(
         model,
         path=path,

@@ -102,15 +102,15 @@ class LiveRun:
         self._try(lambda: _log_epochs(self._run_id, rows, self.record.epochs, self._logged_epochs))
         self._logged_epochs = max(self._logged_epochs, len(rows))
 
-    def log_outputs(self, folder: Path, example: Split, seconds: float) -> None:
-        """Log the outputs in `folder`, with images for an input example; `seconds` is the training's time."""
+    def log_outputs(self, folder: Path, model: Any, example: Split, seconds: float) -> None:
+        """Log the outputs in `folder` and the model, with images for its example; `seconds` is the training's time."""
         self.record.details = read_json(folder / "training.json")
         self.record.seconds = seconds
         self.record.model_md5 = md5(folder / "model.keras")
         self.record.write(self._path)
         output = folder.resolve()  # the store works in the project's folder
         dataset = arrays.describe()
-        self._try(lambda: _log_outputs(self._run_id, self.record, output, dataset, example))
+        self._try(lambda: _log_outputs(self._run_id, self.record, output, model, dataset, example))
 
     def end(self, status: str, failure: str | None = None) -> None:
         """Mark the run as FINISHED, FAILED (with the reason) or KILLED."""
@@ -206,17 +206,15 @@ def _log_epochs(run_id: str, rows: Sequence[Any], times: Sequence[tuple[int, flo
 
 
 def _log_outputs(
-    run_id: str, record: TrainingRecord, folder: Path, dataset: arrays.Description, example: Split
+    run_id: str, record: TrainingRecord, folder: Path, model: Any, dataset: arrays.Description, example: Split
 ) -> None:
     """Log a training's outputs, the loss figure and the model; the last tag, MODEL_MD5, says that all is there."""
     from mnistflow.tracking import flavor
-    from mnistflow.training import archive
 
     rows = history.read(folder / "history.csv")
     best = history.best(rows)
     model_id = logged_model_id(run_id)
     if model_id is None:
-        model = archive.load(folder / "model.keras")
         model_id = flavor.log(record.details["model"], model, example.images[:EXAMPLES], dataset, run_id)
     for file in sorted(folder.iterdir()):
         client().log_artifact(run_id, str(file))
@@ -351,6 +349,8 @@ def predictions_of(run_id: str) -> predictions.Predictions:
 
 def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example: Split) -> Run:
     """A run written from the outputs of a training that this store did not see, or not to its end."""
+    from mnistflow.training import archive
+
     rows = history.read(trained / "history.csv")
     path, record = next(((path, each) for path, each in records() if each.model_md5 == model_md5), (None, None))
     if record is None:
@@ -363,7 +363,7 @@ def _restore(trained: Path, model_md5: str, dataset: arrays.Description, example
         record.epochs = [(now(), 0.0)] * len(rows)
     run_id = _create_or_resume(record)
     _log_epochs(run_id, rows, record.epochs, len(client().get_metric_history(run_id, "val_loss")))
-    _log_outputs(run_id, record, trained, dataset, example)
+    _log_outputs(run_id, record, trained, archive.load(trained / "model.keras"), dataset, example)
     _end(run_id, record, "FINISHED", None)
     if path:
         (path.parent / state.UNRECORDED).unlink(missing_ok=True)
