@@ -73,8 +73,8 @@ def test_the_baseline_comes_first_whatever_the_order_of_sections() -> None:
         (
             {"learningrate": 1},
             "unknown key models.wide.learningrate; remove it or correct its name; did you mean learning_rate? "
-            "known are average, batch_size, beta_2, epochs, final, learning_rate, network, optimizer, patience, "
-            "rotate, schedule, seed, shift, warmup, zoom",
+            "known are average, batch_size, bend, beta_2, epochs, final, learning_rate, network, optimizer, patience, "
+            "rotate, schedule, seed, shift, smoothing, warmup, zoom",
         ),
     ],
 )

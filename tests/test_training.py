@@ -87,6 +87,16 @@ def test_averaged_weights_are_kept_and_training_goes_on_from_the_latest(tiny: Ti
         np.testing.assert_allclose(average, 0.6 * (0.6 * first + 0.4 * second) + 0.4 * third, atol=1e-6)
 
 
+def test_smoothed_labels_make_a_network_as_sure_as_set(tiny: Tiny, tmp_path: Path) -> None:
+    model, progress = train(tiny, tmp_path / "state.npz", "dense", epochs=30, smoothing=0.2, shift=0)
+    images, labels = tiny[0]
+    sure = model.predict(images, verbose=0)[np.arange(len(labels)), labels]
+    assert sure.mean() == pytest.approx(0.8 + 0.2 / 10, abs=0.03)
+    entropy = -0.82 * np.log(0.82) - 9 * 0.02 * np.log(0.02)
+    assert progress.history[-1].loss == pytest.approx(entropy, abs=0.03)
+    assert history.best(progress.history).val_loss > entropy
+
+
 def misleading(tiny: Tiny) -> Tiny:
     """A validation set with wrong labels: the more a model learns, the worse it does there."""
     return tiny[0], Split(tiny[1].images, (tiny[1].labels + 1) % 10)
@@ -251,7 +261,7 @@ def test_shifts_move_and_do_not_change(tiny: Tiny) -> None:
 
 def test_turns_are_about_the_centre_and_as_wide_as_set(tiny: Tiny) -> None:
     images, random = tiny[0].images[:50], np.random.default_rng(0)
-    np.testing.assert_array_equal(augmentation.turned(images, 0, 0, random), images)
+    np.testing.assert_array_equal(augmentation.distorted(images, 0, 0, 0, random), images)
     bar = np.zeros((200, 28, 28), np.uint8)
     bar[:, 13:15, 4:24] = 255
     rows, columns = np.indices((28, 28))
@@ -264,14 +274,26 @@ def test_turns_are_about_the_centre_and_as_wide_as_set(tiny: Tiny) -> None:
         xx, yy, xy = ((ink * product).sum(axis=(1, 2)) for product in (x * x, y * y, x * y))
         return np.rad2deg(np.arctan2(2 * xy, xx - yy) / 2), np.sqrt(12 * (xx + yy))
 
-    angles, lengths = angles_and_lengths(augmentation.turned(bar, 20, 0, random))
+    angles, lengths = angles_and_lengths(augmentation.distorted(bar, 20, 0, 0, random))
     assert -20.5 < angles.min() < -17
     assert 17 < angles.max() < 20.5
     assert lengths == pytest.approx(20, abs=0.6)
-    angles, lengths = angles_and_lengths(augmentation.turned(bar, 0, 0.2, random))
+    angles, lengths = angles_and_lengths(augmentation.distorted(bar, 0, 0.2, 0, random))
     assert np.abs(angles).max() < 0.1
     assert 15.5 < lengths.min() < 17
     assert 23 < lengths.max() < 24.7
+
+
+def test_bent_images_are_smooth_and_move_no_further_than_set() -> None:
+    ramp = np.broadcast_to(np.arange(28, dtype=np.uint8) * 8, (100, 28, 28))  # its values tell where a pixel came from
+    for images in (ramp, ramp.transpose(0, 2, 1)):
+        bent = augmentation.distorted(images, 0, 0, 2, np.random.default_rng(0))
+        moves = ((bent.astype(float) - images) / 8)[:, 2:-2, 2:-2]  # at the edges, zeros come in
+        assert np.abs(moves).max() <= 2 + 1 / 16  # values are rounded
+        assert np.abs(moves).max() > 1.8
+        assert moves.std() > 0.5
+        for axis in (1, 2):  # the moves of two points, nine pixels apart, differ by at most four
+            assert np.abs(np.diff(moves, axis=axis)).max() < 4 / 9 + 1 / 8
 
 
 def test_one_cycle_climbs_to_its_peak_and_falls_to_its_end() -> None:
@@ -300,7 +322,10 @@ def test_a_batch_larger_than_the_training_set_is_one_sentence(tiny: Tiny, tmp_pa
 def test_colour_images_are_moved_in_all_channels_alike(tiny: Tiny) -> None:
     grey = tiny[0].images[:20]
     colour = np.repeat(grey[..., np.newaxis], 3, axis=-1)
-    for change in (augmentation.shifted, lambda images, size, random: augmentation.turned(images, 10, 0.1, random)):
+    for change in (
+        augmentation.shifted,
+        lambda images, size, random: augmentation.distorted(images, 10, 0.1, 2, random),
+    ):
         expected = change(grey, 2, np.random.default_rng(0))
         changed = change(colour, 2, np.random.default_rng(0))
         for channel in range(3):

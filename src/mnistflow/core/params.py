@@ -66,6 +66,8 @@ class ModelSettings(Section):
     shift: Annotated[int, Field(ge=0, le=8)] | None = None  # pixels
     rotate: Annotated[float, Field(ge=0, le=45)] | None = None  # degrees
     zoom: Annotated[float, Field(ge=0, le=0.5)] | None = None  # share of the size
+    bend: Annotated[float, Field(ge=0, le=8)] | None = None  # pixels, of elastic distortions
+    smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of each label, spread over all classes
     average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the weights' moving average over the steps
     patience: Annotated[int, Field(ge=1)]  # epochs
 

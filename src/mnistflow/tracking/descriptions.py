@@ -107,7 +107,14 @@ def _facts(details: Mapping[str, Any]) -> str:
     facts.append(f"batches of {settings['batch_size']}, seed {settings['seed']}")
     if settings.get("average"):
         facts.append(f"its weights are a moving average over the steps, with a decay of {settings['average']}")
-    changes = {"shift": "shifted by up to {} px", "rotate": "turned by up to {}°", "zoom": "resized by up to {:.0%}"}
+    if settings.get("smoothing"):
+        facts.append(f"{settings['smoothing']:.0%} of each label is spread over all classes (label smoothing)")
+    changes = {
+        "shift": "shifted by up to {} px",
+        "rotate": "turned by up to {}°",
+        "zoom": "resized by up to {:.0%}",
+        "bend": "bent by up to {} px",
+    }
     augmented = [text.format(settings[key]) for key, text in changes.items() if settings.get(key)]
     if augmented:
         facts.append(f"each image {', '.join(augmented)}, at random, anew every epoch")

@@ -98,10 +98,7 @@ def train(
     pieces_of_validation = math.ceil(len(validation.labels) / piece_size(validation.images))
     rate = learning_rate(settings, steps)
     model.compile(
-        optimizer=_optimizer(settings, rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        **compile_options(),
+        optimizer=_optimizer(settings, rate), loss=_loss(settings, classes), metrics=["accuracy"], **compile_options()
     )
     model.optimizer.build(model.trainable_variables)
     progress = state.load(state_file, model) or Progress()
@@ -132,6 +129,22 @@ def train(
     best = build(settings.network, shape, classes)
     best.set_weights(progress.best_weights)
     return best, progress
+
+
+def _loss(settings: ModelSettings, classes: int) -> Any:
+    """The cross-entropy, as Keras takes it.
+
+    With `smoothing`, a share of each label is spread evenly over all classes, so that the network does not become too
+    sure (Szegedy et al., 2016, arXiv:1512.00567). The loss is higher then, because it has the entropy of the labels.
+    """
+    if not settings.smoothing:
+        return "sparse_categorical_crossentropy"
+
+    def smoothed(labels: Any, probabilities: Any) -> Any:
+        targets = keras.ops.one_hot(labels, classes)
+        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=settings.smoothing)
+
+    return smoothed
 
 
 def _optimizer(settings: ModelSettings, rate: float | OneCycle) -> Any:
