@@ -92,7 +92,7 @@ def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
         bar = result.deviation or None
         ax.errorbar(x, error, yerr=bar, fmt=marker, color=color, markerfacecolor=fill, capsize=3)
         runs = f" ({result.runs})" if result.runs > 1 else ""
-        side, offset = ("right", -7) if result.kind == "ours" else ("left", 7)
+        side, offset = ("right", -7) if is_label_left(result, results, cost) else ("left", 7)
         text = f"{result.name}{runs}"
         at = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
         ax.annotate(text, (x, error), size=10, color=color, **at)
@@ -103,6 +103,18 @@ def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     ax.margins(x=0.4)
     ax.grid(alpha=0.4)
+
+
+def is_label_left(result: Result, results: Sequence[Result], cost: str) -> bool:
+    """Whether a name stands to the left of its point: away from the nearest point of about the same accuracy."""
+
+    def distance(other: Result) -> float:
+        return math.log(getattr(other, cost) / getattr(result, cost))
+
+    others = [other for other in results if other is not result and not math.isnan(getattr(other, cost))]
+    near = [each for each in others if abs(math.log10((100 - each.accuracy) / (100 - result.accuracy))) < 0.05]
+    nearest = min((distance(each) for each in near), key=abs, default=0.0)
+    return nearest > 0 if nearest else result.kind == "ours"
 
 
 def draw(results: Sequence[Result]) -> Figure:

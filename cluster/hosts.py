@@ -171,7 +171,7 @@ def lead(name: str, output: Path, fingerprint: str, count: int, train: Callable[
 
             model, progress = train(folder / "state.npz", on_epoch)
             loop.write(output, details, model, progress)
-            run.log_outputs(output, arrays.load(arrays.DATA / "validation"), progress.seconds)
+            run.log_outputs(output, model, arrays.load(arrays.DATA / "validation"), progress.seconds)
         if not (folder / state.UNRECORDED).is_file():  # if it is, the same command completes the MLflow run
             shutil.rmtree(folder)
     print(f"The model and its history are in {output}.   Next: make ui")

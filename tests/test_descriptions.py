@@ -40,6 +40,15 @@ def test_a_description_grows_with_the_run() -> None:
     assert "](get-artifact?path=evaluation%2Ferrors.png&run_uuid=a1)" in tested
 
 
+def test_a_description_names_all_changes_of_images_and_labels() -> None:
+    changes = {"shift": 1, "rotate": 15.0, "zoom": 0.15, "bend": 1.5, "smoothing": 0.005}
+    text = descriptions.run("a1", {**BEGUN, "settings": {**SETTINGS, **changes}}, CLEAN)
+    assert "- a share of 0.005 of each label is spread over all classes\n" in text
+    assert (
+        "- each image shifted by up to 1 px, turned by up to 15.0°, resized by up to 15%, bent by up to 1.5 px," in text
+    )
+
+
 def test_an_epoch_chosen_on_the_test_set_is_called_that() -> None:
     details = {**BEGUN, "validation": "test", "selected_on": "test"}
     assert "chosen on the test set, as in the book, which flatters" in descriptions.run("a1", details, CLEAN)

@@ -70,6 +70,7 @@ def test_the_file_is_valid_and_its_space_has_the_present_settings(settings: Sett
         ({"space__optimizer": {"low": 0, "high": 1}}, ["space: optimizer", "'adam', 'adamw' or 'nadam'"]),
         ({"space__seed": {"values": [1, 2]}}, ["space: seed can't be searched"]),
         ({"space__network": {"values": ["cnn", "dense"]}}, ["space: network can't be searched"]),
+        ({"space__smoothing": {"values": [0.0, 0.1]}}, ["space.smoothing", "use val_accuracy"]),
         ({"space__epochs": {"low": 2, "high": 4}}, ["space.epochs and early_stopping"]),
         ({"space": {}}, ["space is empty"]),
         ({"space": ABSENT}, ["space is missing"]),

@@ -286,14 +286,31 @@ def test_turns_are_about_the_centre_and_as_wide_as_set(tiny: Tiny) -> None:
 
 def test_bent_images_are_smooth_and_move_no_further_than_set() -> None:
     ramp = np.broadcast_to(np.arange(28, dtype=np.uint8) * 8, (100, 28, 28))  # its values tell where a pixel came from
+    moves = []
     for images in (ramp, ramp.transpose(0, 2, 1)):
         bent = augmentation.distorted(images, 0, 0, 2, np.random.default_rng(0))
-        moves = ((bent.astype(float) - images) / 8)[:, 2:-2, 2:-2]  # at the edges, zeros come in
-        assert np.abs(moves).max() <= 2 + 1 / 16  # values are rounded
-        assert np.abs(moves).max() > 1.8
-        assert moves.std() > 0.5
-        for axis in (1, 2):  # the moves of two points, nine pixels apart, differ by at most four
-            assert np.abs(np.diff(moves, axis=axis)).max() < 4 / 9 + 1 / 8
+        moves.append(((bent.astype(float) - images) / 8)[:, 2:-2, 2:-2])  # at the edges, zeros come in
+    right, down = moves
+    assert abs(np.corrcoef(right.ravel(), down.ravel())[0, 1]) < 0.2
+    for move in moves:
+        assert np.abs(move).max() <= 2 + 1 / 16  # values are rounded
+        assert np.abs(move).max() > 1.8
+        for axis in (1, 2):
+            steps = np.diff(move, axis=axis)
+            assert np.abs(steps).max() < 4 / 9 + 1 / 8  # of two points, nine pixels apart, four pixels at most
+            halves = np.array_split(steps, 2, axis=axis)  # a stretch alone would move both by as much
+            assert np.abs(halves[0].mean(axis=axis) - halves[1].mean(axis=axis)).max() > 0.2
+
+
+@pytest.mark.parametrize("change", [{"rotate": 20.0}, {"zoom": 0.3}, {"bend": 3.0}])
+def test_each_setting_changes_the_images_of_a_training(tiny: Tiny, change: dict[str, float]) -> None:
+    settings = SETTINGS.model_copy(update={"shift": 0, **change})
+    images, _ = next(augmentation.batches(tiny[0], settings, 1))
+    unchanged, _ = next(augmentation.batches(tiny[0], settings.model_copy(update=dict.fromkeys(change)), 1))
+    limits = [change.get(key, 0.0) for key in ("rotate", "zoom", "bend")]
+    expected = augmentation.distorted(unchanged, *limits, np.random.default_rng((settings.seed, 1, 0)))
+    assert not np.array_equal(images, unchanged)
+    np.testing.assert_array_equal(images, expected)
 
 
 def test_one_cycle_climbs_to_its_peak_and_falls_to_its_end() -> None:

@@ -66,7 +66,7 @@ class ModelSettings(Section):
     shift: Annotated[int, Field(ge=0, le=8)] | None = None  # pixels
     rotate: Annotated[float, Field(ge=0, le=45)] | None = None  # degrees
     zoom: Annotated[float, Field(ge=0, le=0.5)] | None = None  # share of the size
-    bend: Annotated[float, Field(ge=0, le=8)] | None = None  # pixels, of elastic distortions
+    bend: Annotated[float, Field(ge=0, le=4)] | None = None  # pixels; more would fold images of 28x28 over
     smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of each label, spread over all classes
     average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the weights' moving average over the steps
     patience: Annotated[int, Field(ge=1)]  # epochs

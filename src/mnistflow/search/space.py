@@ -109,6 +109,11 @@ def _problems(sweep: Sweep, settings: Settings, source: str) -> Iterator[str]:
             yield f"{source}, space: {key} can't be searched; choose the network by `model`, several seeds by `seeds`."
         else:
             yield from _range_problems(sweep, key, model, source)
+    if "smoothing" in sweep.space and sweep.objective == "val_loss":
+        yield (
+            f"{source}: space.smoothing and the objective val_loss: losses of labels that are smoothed by different "
+            "shares can't be compared; use val_accuracy."
+        )
     if sweep.early_stopping:
         if "epochs" in sweep.space:
             yield (

@@ -108,7 +108,7 @@ def _facts(details: Mapping[str, Any]) -> str:
     if settings.get("average"):
         facts.append(f"its weights are a moving average over the steps, with a decay of {settings['average']}")
     if settings.get("smoothing"):
-        facts.append(f"{settings['smoothing']:.0%} of each label is spread over all classes (label smoothing)")
+        facts.append(f"a share of {settings['smoothing']} of each label is spread over all classes")
     changes = {
         "shift": "shifted by up to {} px",
         "rotate": "turned by up to {}°",

@@ -42,8 +42,9 @@ def distorted(images: Images, degrees: float, zoom: float, bend: float, random: 
 
     Its size changes by up to the share `zoom`, each way by as much. For `bend`, a grid of 4x4 points lies over the
     image. Each point moves by up to `bend` pixels right or left and up or down, and the pixels between them move in
-    proportion: an elastic distortion, as in Simard, Steinkraus and Platt (2003), "Best Practices for Convolutional
-    Neural Networks Applied to Visual Document Analysis". Bilinear, zeros from outside.
+    proportion. This is simpler than the elastic distortions of Simard, Steinkraus and Platt (2003), "Best Practices for
+    Convolutional Neural Networks Applied to Visual Document Analysis", who move each pixel at random, and smooth the
+    moves by a Gaussian. Bilinear, zeros from outside.
     """
     height, width = images.shape[1:3]
     angle = np.deg2rad(random.uniform(-degrees, degrees, len(images)), dtype=np.float32)
