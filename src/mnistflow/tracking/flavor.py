@@ -27,7 +27,7 @@ from mnistflow.tracking import serving
 
 def log(name: str, model: Any, example: Images, dataset: Description, run_id: str) -> str:
     """Log a Keras model to a run, with example images as its input example; returns the logged model's ID."""
-    # MLflow would load the model from its file and predict the example, in every training; the tests of serving do that.
+    # MLflow would load the model from its file and predict the example, each time; the tests of serving do that.
     options = {"validate_serving_input": False}
     arguments = {"model": model, "example": np.asarray(example), "dataset": dataset, **options}
     return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **arguments).model_id)
