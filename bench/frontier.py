@@ -83,16 +83,14 @@ def ours(seconds: Mapping[str, float]) -> list[Result]:
 
 def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
     """A dot for each result whose cost is known, with a bar of one standard deviation each way."""
-    for result in results:
-        x = getattr(result, cost)
-        if math.isnan(x):
-            continue
-        error = 100 - result.accuracy
+    known = [result for result in results if not math.isnan(getattr(result, cost))]
+    for result in known:
+        x, error = getattr(result, cost), 100 - result.accuracy
         color, marker, fill, _ = KINDS[result.kind]
         bar = result.deviation or None
         ax.errorbar(x, error, yerr=bar, fmt=marker, color=color, markerfacecolor=fill, capsize=3)
         runs = f" ({result.runs})" if result.runs > 1 else ""
-        side, offset = ("right", -7) if is_label_left(result, results, cost) else ("left", 7)
+        side, offset = ("right", -7) if is_label_left(result, known, cost) else ("left", 7)
         text = f"{result.name}{runs}"
         at = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
         ax.annotate(text, (x, error), size=10, color=color, **at)
@@ -105,15 +103,15 @@ def panel(ax: Axes, results: Sequence[Result], cost: str, label: str) -> None:
     ax.grid(alpha=0.4)
 
 
-def is_label_left(result: Result, results: Sequence[Result], cost: str) -> bool:
+def is_label_left(result: Result, known: Sequence[Result], cost: str) -> bool:
     """Whether a name stands to the left of its point: away from the nearest point of about the same accuracy."""
 
     def distance(other: Result) -> float:
         return math.log(getattr(other, cost) / getattr(result, cost))
 
-    others = [other for other in results if other is not result and not math.isnan(getattr(other, cost))]
-    near = [each for each in others if abs(math.log10((100 - each.accuracy) / (100 - result.accuracy))) < 0.05]
-    nearest = min((distance(each) for each in near), key=abs, default=0.0)
+    others = [other for other in known if other is not result]
+    near = [other for other in others if 0.9 < (100 - other.accuracy) / (100 - result.accuracy) < 1 / 0.9]
+    nearest = min((distance(other) for other in near), key=abs, default=0.0)
     return nearest > 0 if nearest else result.kind == "ours"
 
 

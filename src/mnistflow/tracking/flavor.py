@@ -27,9 +27,9 @@ from mnistflow.tracking import serving
 
 def log(name: str, model: Any, example: Images, dataset: Description, run_id: str) -> str:
     """Log a Keras model to a run, with example images as its input example; returns the logged model's ID."""
+    arguments = {"model": model, "example": np.asarray(example), "dataset": dataset}
     # MLflow would load the model from its file and predict the example, each time; the tests of serving do that.
-    options = {"validate_serving_input": False}
-    arguments = {"model": model, "example": np.asarray(example), "dataset": dataset, **options}
+    arguments["validate_serving_input"] = False
     return str(Model.log(None, sys.modules[__name__], name=name, run_id=run_id, **arguments).model_id)
 
 
